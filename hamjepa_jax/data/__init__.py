@@ -1,0 +1,1 @@
+"""Data: sources of labelled images, the host pipeline, and augmentation on the device."""

@@ -1,0 +1,1 @@
+"""Evaluation of a frozen encoder: features, nearest neighbours, linear probes, spectra, and how they are shown."""

@@ -1,0 +1,1 @@
+"""Encoders, the only modules written in Flax Linen: images in, embeddings out."""

@@ -1,0 +1,57 @@
+"""The training state: arrays only, so that it can be donated, sharded and written to disk as it is."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+
+from hamjepa_jax.dynamics.predictors import Predictor
+
+
+class TrainState(NamedTuple):
+    """Everything that a step reads and writes.
+
+    Attributes:
+        step: int32 scalar, the number of updates made.
+        params: {"encoder": ..., "predictor": ...}.
+        batch_stats: running statistics of the encoder.
+        opt_state: state of the optimizer.
+    """
+
+    step: jax.Array
+    params: dict[str, Any]
+    batch_stats: Any
+    opt_state: optax.OptState
+
+
+def init_state(
+    key: jax.Array,
+    *,
+    encoder: nn.Module,
+    predictor: Predictor,
+    optimizer: optax.GradientTransformation,
+    image_shape: tuple[int, int, int],
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+        key: a typed PRNG key.
+        encoder: the encoder, called on images (N, H, W, C).
+        predictor: the predictor of its embeddings.
+        optimizer: the optimizer of both.
+        image_shape: (H, W, C) of a view.
+
+    Returns:
+        The initial state. Under `jax.eval_shape` this is the abstract state.
+    """
+    encoder_key, predictor_key = jax.random.split(key)
+    images = jnp.zeros((2, *image_shape))
+    embeddings, variables = encoder.init_with_output(encoder_key, images, train=False)
+    params = {
+        "encoder": variables["params"],
+        "predictor": predictor.init(predictor_key, embeddings.shape[-1]),
+    }
+    batch_stats = variables.get("batch_stats", {})
+    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))

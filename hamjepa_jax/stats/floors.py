@@ -1,0 +1,122 @@
+"""HamJEPA's scale and spectral floors: they stop collapse without asking for isotropy (SPEC: HamJEPA §5).
+
+Every function takes the rows of the global batch and returns (loss, statistics), the statistics being what the loss
+compares with its floors.
+"""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+Statistics = dict[str, jax.Array]
+
+
+def _rows(x: jax.Array) -> jax.Array:
+    """All leading axes as one axis of samples, in float32 or wider."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(-1, x.shape[-1])
+
+
+def energy_budget(z: jax.Array, *, q_target: float = 1.0, p_target: float = 1.0) -> tuple[jax.Array, Statistics]:
+    """Holds the mean squares of positions and momenta at their targets, (mean q² − c_q)² + (mean p² − c_p)².
+
+    Args:
+        z: states (..., 2d).
+        q_target: target c_q of the mean square of q.
+        p_target: target c_p of the mean square of p.
+
+    Returns:
+        The loss, and {"q_mean_square", "p_mean_square"}.
+
+    References:
+        Jenkinson Alvarez, "Beyond Isotropy in JEPAs", arXiv 2605.20107.
+    """
+    q, p = jnp.split(_rows(z), 2, axis=-1)
+    q_mean_square, p_mean_square = jnp.mean(jnp.square(q)), jnp.mean(jnp.square(p))
+    loss = jnp.square(q_mean_square - q_target) + jnp.square(p_mean_square - p_target)
+    return loss, {"q_mean_square": q_mean_square, "p_mean_square": p_mean_square}
+
+
+def variance_floor(x: jax.Array, *, std_floor: float, eps: float = 1e-4) -> tuple[jax.Array, Statistics]:
+    """Holds every coordinate's standard deviation above a floor, meanᵢ relu(σ₀ − √(varᵢ + ε))².
+
+    Args:
+        x: samples (..., d); the biased variance is over all N rows.
+        std_floor: floor σ₀.
+        eps: ε, which keeps the gradient finite at zero variance.
+
+    Returns:
+        The loss, and {"min_std"}, the smallest standard deviation.
+
+    References:
+        Jenkinson Alvarez, "Beyond Isotropy in JEPAs", arXiv 2605.20107.
+    """
+    std = jnp.sqrt(jnp.var(_rows(x), axis=0) + eps)
+    return jnp.mean(jnp.square(jax.nn.relu(std_floor - std))), {"min_std": jnp.min(std)}
+
+
+def random_projection(key: jax.Array, dim: int, rank: int) -> jax.Array:
+    """A random orthonormal projection: the Q factor of a Gaussian matrix.
+
+    Args:
+        key: a typed PRNG key.
+        dim: dimension d.
+        rank: number k ≤ d of columns.
+
+    Returns:
+        Orthonormal columns (d, k).
+    """
+    return jnp.linalg.qr(jax.random.normal(key, (dim, rank)))[0]
+
+
+def projection_rank(dim: int, num_rows: int, max_rank: int = 128) -> int:
+    """The rank k = min(max_rank, d, N − 1) in which a covariance of N rows can be of full rank."""
+    return min(max_rank, dim, num_rows - 1)
+
+
+def covariance_floor(
+    x: jax.Array,
+    projection: jax.Array,
+    *,
+    logdet_floor: float,
+    participation_floor: float | None = None,
+    eigmax_ceiling: float | None = None,
+    eps: float = 1e-4,
+) -> tuple[jax.Array, Statistics]:
+    """Keeps a projected covariance away from collapse onto few directions.
+
+    relu(ℓ₀ − logdet C/k)² + relu(r₀ − PR/k)² + relu(λmax/tr C − m₀)², with C = cov(xR) + ε·I (divisor N − 1) and
+    the participation ratio PR = (tr C)²/(‖C‖²_F + 1e-12).
+
+    Args:
+        x: samples (..., d), all rows pooled.
+        projection: R, orthonormal columns (d, k).
+        logdet_floor: floor ℓ₀ of the log-determinant per dimension, in nats.
+        participation_floor: floor r₀ of PR/k, in [0, 1]; None leaves the term out.
+        eigmax_ceiling: ceiling m₀ of the largest eigenvalue's share, in [0, 1]; None leaves the term out.
+        eps: ridge ε.
+
+    Returns:
+        The loss, and {"logdet", "participation", "eigmax"}: logdet C/k, PR/k and λmax/tr C.
+
+    References:
+        Jenkinson Alvarez, "Beyond Isotropy in JEPAs", arXiv 2605.20107.
+    """
+    x = _rows(x)
+    chex.assert_axis_dimension(projection, 0, x.shape[-1])
+    rank = projection.shape[1]
+    projected = (x - jnp.mean(x, axis=0)) @ projection
+    covariance = projected.T @ projected / (x.shape[0] - 1)
+    covariance = 0.5 * (covariance + covariance.T) + eps * jnp.eye(rank, dtype=x.dtype)
+    trace = jnp.trace(covariance)
+    eigenvalues = jnp.linalg.eigvalsh(covariance)
+    statistics = {
+        "logdet": jnp.linalg.slogdet(covariance)[1] / rank,
+        "participation": trace**2 / (jnp.sum(jnp.square(covariance)) + 1e-12) / rank,
+        "eigmax": eigenvalues[-1] / trace,
+    }
+    loss = jnp.square(jax.nn.relu(logdet_floor - statistics["logdet"]))
+    if participation_floor is not None:
+        loss += jnp.square(jax.nn.relu(participation_floor - statistics["participation"]))
+    if eigmax_ceiling is not None:
+        loss += jnp.square(jax.nn.relu(statistics["eigmax"] - eigmax_ceiling))
+    return loss, statistics

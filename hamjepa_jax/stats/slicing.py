@@ -1,0 +1,48 @@
+"""Sliced tests: random directions, one-dimensional projections, and SIGReg."""
+
+import jax
+import jax.numpy as jnp
+
+from hamjepa_jax.stats.univariate import epps_pulley
+
+
+def random_directions(key: jax.Array, dim: int, num_directions: int) -> jax.Array:
+    """Directions drawn uniformly from the unit sphere: the normalised columns of a Gaussian matrix.
+
+    Args:
+        key: a typed PRNG key; the same key gives the same directions on every device.
+        dim: dimension D.
+        num_directions: number K of directions.
+
+    Returns:
+        Unit columns (D, K).
+    """
+    gaussian = jax.random.normal(key, (dim, num_directions))
+    return gaussian / jnp.linalg.norm(gaussian, axis=0, keepdims=True)
+
+
+def sigreg(
+    z: jax.Array,
+    directions: jax.Array,
+    *,
+    t_max: float = 3.0,
+    num_points: int = 17,
+    weight: str = "gaussian",
+) -> jax.Array:
+    """SIGReg, sketched isotropic Gaussian regularisation: the mean Epps–Pulley statistic over views and directions.
+
+    Args:
+        z: embeddings (..., B, D); the test is over the B samples, for each leading index on its own.
+        directions: unit columns (D, K), see `random_directions`.
+        t_max: largest knot of `univariate.epps_pulley`.
+        num_points: number of its knots.
+        weight: its weight, `gaussian` or `uniform`.
+
+    Returns:
+        A scalar, zero only if every projection has the characteristic function of N(0, 1) at the knots.
+
+    References:
+        Balestriero & LeCun, "LeJEPA", arXiv 2511.08544.
+    """
+    projections = z.astype(jnp.promote_types(z.dtype, jnp.float32)) @ directions
+    return jnp.mean(epps_pulley(projections, t_max=t_max, num_points=num_points, weight=weight))

@@ -1,0 +1,96 @@
+"""One-dimensional tests of x ~ N(0, 1), one statistic per column, zero for a perfect fit."""
+
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+WEIGHTS = ("gaussian", "uniform")
+
+
+def epps_pulley(x: jax.Array, *, t_max: float = 3.0, num_points: int = 17, weight: str = "gaussian") -> jax.Array:
+    """The Epps–Pulley statistic: the weighted distance of the empirical characteristic function from that of N(0, 1).
+
+    N·Σⱼ wⱼ·[(Cⱼ − φⱼ)² + Sⱼ²] with knots tⱼ = j·t_max/(T−1), φⱼ = exp(−tⱼ²/2), Cⱼ and Sⱼ the means over the N
+    samples of cos(tⱼx) and sin(tⱼx), and wⱼ the trapezoid weights of ∫₋ₜᵗ, times φⱼ for the weight `gaussian`.
+
+    cos(tⱼx) and sin(tⱼx) follow from cos(t₁x) and sin(t₁x) by the angle addition theorem, and the gradient needs C, S
+    and x only, so no array of N·K·T numbers is ever made.
+
+    Args:
+        x: samples (..., N, K), N samples of each of K projections; computed in float32 or wider.
+        t_max: largest knot, in units of 1/x.
+        num_points: number T of knots in [0, t_max], at least 2.
+        weight: `gaussian` or `uniform`.
+
+    Returns:
+        The statistics (..., K). Under N(0, 1) their mean is Σⱼ wⱼ(1 − φⱼ²) for every N.
+
+    Raises:
+        ValueError: for fewer than two knots or an unknown weight.
+
+    References:
+        Epps & Pulley, Biometrika 70 (1983); Balestriero & LeCun, "LeJEPA", arXiv 2511.08544.
+    """
+    if num_points < 2:
+        raise ValueError(f"num_points: must be at least 2, got {num_points}")
+    if weight not in WEIGHTS:
+        raise ValueError(f"weight: {weight!r} is unknown; known weights: {', '.join(WEIGHTS)}")
+    chex.assert_axis_dimension_gt(x, -2, 0)
+    x = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return _epps_pulley(x, t_max, num_points, weight)
+
+
+def knots(t_max: float, num_points: int, weight: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Knots t, quadrature weights w and the characteristic function φ(t) of N(0, 1), each (T,)."""
+    t = np.linspace(0.0, t_max, num_points)
+    phi = np.exp(-(t**2) / 2.0)
+    w = np.full(num_points, 2.0 * t_max / (num_points - 1))
+    w[[0, -1]] /= 2.0
+    return t, (w * phi if weight == "gaussian" else w), phi
+
+
+def _cosines_and_sines(x: jax.Array, t_max: float, num_points: int):
+    """Yields cos(tⱼx) and sin(tⱼx) for j = 1 … T−1, each from the one before."""
+    spacing = t_max / (num_points - 1)
+    cos_1, sin_1 = jnp.cos(spacing * x), jnp.sin(spacing * x)
+    cos, sin = cos_1, sin_1
+    for _ in range(num_points - 1):
+        yield cos, sin
+        cos, sin = cos * cos_1 - sin * sin_1, sin * cos_1 + cos * sin_1
+
+
+def _characteristic_errors(x: jax.Array, t_max: float, num_points: int) -> tuple[jax.Array, jax.Array]:
+    """Cⱼ − φⱼ and Sⱼ for j = 1 … T−1, each (T−1, ..., K); both vanish at j = 0."""
+    _, _, phi = knots(t_max, num_points, "uniform")
+    means = [(jnp.mean(cos, axis=-2), jnp.mean(sin, axis=-2)) for cos, sin in _cosines_and_sines(x, t_max, num_points)]
+    cos_errors = jnp.stack([cos - phi_j for (cos, _), phi_j in zip(means, phi[1:], strict=True)])
+    return cos_errors, jnp.stack([sin for _, sin in means])
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _epps_pulley(x: jax.Array, t_max: float, num_points: int, weight: str) -> jax.Array:
+    return _epps_pulley_forward(x, t_max, num_points, weight)[0]
+
+
+def _epps_pulley_forward(x, t_max, num_points, weight):
+    _, w, _ = knots(t_max, num_points, weight)
+    cos_errors, sin_means = _characteristic_errors(x, t_max, num_points)
+    squares = jnp.square(cos_errors) + jnp.square(sin_means)
+    statistic = x.shape[-2] * jnp.tensordot(jnp.asarray(w[1:], x.dtype), squares, axes=1)
+    return statistic, (x, cos_errors, sin_means)
+
+
+def _epps_pulley_backward(t_max, num_points, weight, residuals, cotangent):
+    x, cos_errors, sin_means = residuals
+    t, w, _ = knots(t_max, num_points, weight)
+    gradient = jnp.zeros_like(x)
+    for j, (cos, sin) in enumerate(_cosines_and_sines(x, t_max, num_points)):
+        scale = 2.0 * w[j + 1] * t[j + 1]
+        gradient += scale * (sin_means[j, ..., None, :] * cos - cos_errors[j, ..., None, :] * sin)
+    return (gradient * cotangent[..., None, :],)
+
+
+_epps_pulley.defvjp(_epps_pulley_forward, _epps_pulley_backward)

@@ -1,0 +1,129 @@
+"""What a run says while it trains: a progress bar or plain lines, metrics.jsonl, and the non-finite alarm."""
+
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from hamjepa_jax.errors import NonFiniteError
+
+
+class Telemetry:
+    """Records the metrics of every step; a context manager that owns the progress bar and the log file."""
+
+    def __init__(
+        self,
+        log_file: Path,
+        *,
+        console: Console,
+        first_step: int,
+        total_steps: int,
+        steps_per_epoch: int,
+        views_per_step: int,
+        every_steps: int,
+    ):
+        """Opens the log; records from `first_step` on, which are about to be repeated, are dropped from it.
+
+        Args:
+            log_file: metrics.jsonl.
+            console: where progress is shown.
+            first_step: step that the run starts or resumes from.
+            total_steps: steps of the whole run.
+            steps_per_epoch: steps of an epoch.
+            views_per_step: views of all devices in a step, for the speed.
+            every_steps: steps between two records of the log file, and between two plain lines.
+        """
+        self._log_file = log_file
+        _drop_records_from(log_file, first_step)
+        self._console = console
+        self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
+        self._views_per_step, self._every_steps = views_per_step, every_steps
+        self._first_step = first_step
+        self._start_time: float | None = None
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]}"),
+            TextColumn("{task.fields[speed]} views/s"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task = self._progress.add_task("training", total=total_steps, completed=first_step, loss="–", speed="–")
+
+    def __enter__(self) -> "Telemetry":
+        """Shows the progress bar and opens the log file."""
+        self._file = self._log_file.open("a", buffering=1)
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Removes the progress bar and closes the log file."""
+        self._progress.stop()
+        self._file.close()
+
+    def record(self, step: int, metrics: Mapping[str, Any], learning_rate: float) -> None:
+        """Shows and logs the metrics of a step; waits for the device to have finished it.
+
+        Args:
+            step: the step that the metrics belong to.
+            metrics: scalars on the device, among them `loss`, `gradient_norm` and `finite`.
+            learning_rate: the learning rate of the step.
+
+        Raises:
+            NonFiniteError: naming the first term that is not finite; the record is logged all the same.
+        """
+        values = {name: float(value) for name, value in metrics.items()}
+        finite = bool(values.pop("finite"))
+        # The first step includes the compilation and would spoil the speed.
+        now = time.monotonic()
+        if self._start_time is None:
+            self._start_time = now
+        steps_since = step - self._first_step
+        speed = self._views_per_step * steps_since / (now - self._start_time) if steps_since else None
+
+        last = step + 1 == self._total_steps
+        if (step + 1) % self._every_steps == 0 or last or not finite:
+            record = {
+                "step": step,
+                "epoch": round((step + 1) / self._steps_per_epoch, 4),
+                "learning_rate": learning_rate,
+                "views_per_second": speed and round(speed, 1),
+                **values,
+            }
+            self._file.write(json.dumps(record) + "\n")
+            if not self._console.is_terminal:
+                self._console.print(self._plain_line(step, values, speed), highlight=False)
+        self._progress.update(
+            self._task,
+            completed=step + 1,
+            loss=f"{values['loss']:.4f}",
+            speed=f"{speed:,.0f}" if speed else "–",
+        )
+        if not finite:
+            term = next((name for name in reversed(values) if not math.isfinite(values[name])), "gradient")
+            raise NonFiniteError(step, term, values.get(term, math.nan))
+
+    def _plain_line(self, step: int, values: Mapping[str, float], speed: float | None) -> str:
+        line = f"step {step + 1:>{len(str(self._total_steps))}}/{self._total_steps}  loss {values['loss']:.4f}"
+        if speed:
+            left = (self._total_steps - step - 1) * self._views_per_step / speed
+            line += f"  {speed:,.0f} views/s  {int(left // 60)}:{int(left % 60):02d} left"
+        return line
+
+
+def _drop_records_from(log_file: Path, first_step: int) -> None:
+    if not log_file.exists():
+        return
+    lines = log_file.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < first_step]
+    if len(kept) < len(lines):
+        replacement = log_file.with_suffix(".tmp")
+        replacement.write_text("".join(kept))
+        replacement.replace(log_file)

@@ -1,0 +1,231 @@
+"""The training loop: mesh, initial or restored state, steps, log, checkpoints, and clean stops."""
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+from rich.console import Console
+from threadpoolctl import threadpool_limits
+
+from hamjepa_jax import sharding
+from hamjepa_jax.build import Experiment
+from hamjepa_jax.checkpoint import Checkpointer
+from hamjepa_jax.data.pipeline import index_batches
+from hamjepa_jax.errors import Interrupted, NonFiniteError, UserError, require
+from hamjepa_jax.state import TrainState, init_state
+from hamjepa_jax.step import make_train_step
+from hamjepa_jax.telemetry import Telemetry
+from hamjepa_jax.workdir import Workdir, plain
+
+
+class StopRequest:
+    """The signal that asked the loop to stop, or None."""
+
+    signal_number: int | None = None
+
+
+class Setup(NamedTuple):
+    """What initialisation and restoring need, computed once.
+
+    Attributes:
+        mesh: the device mesh.
+        key: the key of the run, on every device.
+        initialize: jitted, () → the initial state, placed on the mesh.
+        abstract_state: its shapes and dtypes.
+        shardings: its placement.
+    """
+
+    mesh: Mesh
+    key: jax.Array
+    initialize: Any
+    abstract_state: TrainState
+    shardings: TrainState
+
+
+def set_up(config: ConfigDict, experiment: Experiment) -> Setup:
+    """Makes the mesh, and the jitted initialisation with its output shardings.
+
+    Args:
+        config: the whole config.
+        experiment: what `build.experiment` made of it.
+
+    Returns:
+        The set-up.
+
+    Raises:
+        UserError: if the mesh or the batch does not fit the devices.
+    """
+    try:
+        mesh = sharding.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
+    except ValueError as error:
+        require(False, "mesh", str(error))
+    require(
+        config.data.batch_size % mesh.size == 0,
+        "data.batch_size",
+        f"must be a multiple of the {mesh.size} devices, got {config.data.batch_size}",
+    )
+    key = jax.random.key(config.train.seed)
+    initialize = partial(
+        init_state,
+        encoder=experiment.encoder,
+        predictor=experiment.predictor,
+        optimizer=experiment.optimizer,
+        image_shape=experiment.image_shape,
+    )
+    abstract_state = jax.eval_shape(initialize, key)
+    shardings = sharding.state_sharding(mesh, abstract_state)
+    key = jax.device_put(key, sharding.replicated(mesh))
+    return Setup(mesh, key, jax.jit(initialize, out_shardings=shardings), abstract_state, shardings)
+
+
+def restore(config: ConfigDict, setup: Setup, workdir: Workdir) -> TrainState:
+    """Reads the newest checkpoint of a run.
+
+    Args:
+        config: the whole config.
+        setup: what `set_up` returned.
+        workdir: the directory of the run.
+
+    Returns:
+        The state.
+
+    Raises:
+        UserError: if there is no checkpoint.
+    """
+    with contextlib.closing(Checkpointer(workdir.checkpoints, keep=config.checkpoint.keep)) as checkpointer:
+        step = checkpointer.newest_step()
+        if step is None:
+            raise UserError(f"--workdir={workdir.path}: no checkpoint here; train first")
+        return checkpointer.restore(step, setup.abstract_state, setup.shardings)
+
+
+def train(config: ConfigDict, experiment: Experiment, setup: Setup, workdir: Workdir, console: Console) -> TrainState:
+    """Trains from the newest checkpoint of the workdir, or from the start, to the last step.
+
+    Args:
+        config: the whole config.
+        experiment: what `build.experiment` made of it.
+        setup: what `set_up` returned.
+        workdir: the directory of the run, claimed.
+        console: where progress is shown.
+
+    Returns:
+        The final state, which is also the newest checkpoint.
+
+    Raises:
+        Interrupted: on SIGINT or SIGTERM, after saving.
+        NonFiniteError: if the loss or a gradient is not finite, after saving the last good state.
+    """
+    with contextlib.closing(Checkpointer(workdir.checkpoints, keep=config.checkpoint.keep)) as checkpointer:
+        first_step = checkpointer.newest_step() or 0
+        if first_step:
+            state = checkpointer.restore(first_step, setup.abstract_state, setup.shardings)
+        else:
+            state = setup.initialize(setup.key)
+        if first_step >= experiment.total_steps:
+            console.print(f"{workdir.path}: training is finished at step {first_step}", highlight=False)
+            return state
+        if first_step:
+            console.print(f"{workdir.path}: going on from step {first_step}", highlight=False)
+        telemetry = Telemetry(
+            workdir.log_file,
+            console=console,
+            first_step=first_step,
+            total_steps=experiment.total_steps,
+            steps_per_epoch=experiment.steps_per_epoch,
+            views_per_step=config.data.num_global_views * config.data.batch_size,
+            every_steps=config.log.every_steps,
+        )
+        # XLA calls LAPACK for the small decompositions of the floors; its threads would spin against XLA's own.
+        with telemetry, stop_on_signal() as stop, threadpool_limits(1, user_api="blas"):
+            return _loop(config, experiment, setup, state, first_step, checkpointer, telemetry, stop)
+
+
+def _loop(
+    config: ConfigDict,
+    experiment: Experiment,
+    setup: Setup,
+    state: TrainState,
+    first_step: int,
+    checkpointer: Checkpointer,
+    telemetry: Telemetry,
+    stop: StopRequest,
+) -> TrainState:
+    train_step = jax.jit(
+        make_train_step(
+            encoder=experiment.encoder,
+            views=experiment.views,
+            objective=experiment.objective,
+            optimizer=experiment.optimizer,
+        ),
+        donate_argnums=0,
+        out_shardings=(setup.shardings, sharding.replicated(setup.mesh)),
+    )
+    images = jax.device_put(experiment.train_source.images, sharding.replicated(setup.mesh))
+    batches = index_batches(len(experiment.train_source), batch_size=config.data.batch_size, seed=config.train.seed)
+    save = partial(checkpointer.save, config=plain(config))
+    saved_at = time.monotonic()
+    pending = None
+    try:
+        for step in range(first_step, experiment.total_steps):
+            example_ids = sharding.to_global_batch(setup.mesh, np.asarray(batches[step], np.int32))
+            state, metrics = train_step(state, setup.key, np.int32(step), images, example_ids)
+            # Metrics are read one step late, so that the device never waits for the host.
+            if pending:
+                telemetry.record(*pending)
+            pending = (step, metrics, float(experiment.learning_rate(step)))
+            if stop.signal_number is not None:
+                break
+            if _is_due(config.checkpoint, step + 1, saved_at):
+                # Only a state whose step is known to have been finite is saved as that step.
+                telemetry.record(*pending)
+                pending = None
+                save(step + 1, state)
+                saved_at = time.monotonic()
+        if pending:
+            telemetry.record(*pending)
+    except NonFiniteError as error:
+        save(error.step, state)
+        raise
+    save(step + 1, state)
+    if stop.signal_number is not None:
+        raise Interrupted(step + 1, stop.signal_number)
+    return state
+
+
+def _is_due(config: ConfigDict, steps_done: int, saved_at: float) -> bool:
+    every_steps, every_minutes = config.every_steps, config.every_minutes
+    if every_steps is not None and steps_done % every_steps == 0:
+        return True
+    return every_minutes is not None and time.monotonic() - saved_at >= 60.0 * every_minutes
+
+
+@contextlib.contextmanager
+def stop_on_signal() -> Iterator[StopRequest]:
+    """Turns SIGINT and SIGTERM into a request that the loop sees after its step; a second one acts at once.
+
+    Yields:
+        The request, whose `signal_number` is set by the first signal.
+    """
+    stop = StopRequest()
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def request_stop(signal_number: int, frame: object) -> None:
+        stop.signal_number = signal_number
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+    for number in previous:
+        signal.signal(number, request_stop)
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,85 @@
+"""The directory of a run: where everything lies, and who may write to it."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from hamjepa_jax.errors import UserError
+
+# Raising these continues a run, or changes only how it is watched and judged.
+CHANGEABLE = ("train.epochs", "train.max_steps", "checkpoint.", "evaluation.", "log.", "mesh.")
+
+
+class Workdir:
+    """Paths of a run: config.json, metrics.jsonl, checkpoints/ and evaluation/."""
+
+    def __init__(self, path: Path):
+        """Names the paths; nothing is created."""
+        self.path = path
+        self.config_file = path / "config.json"
+        self.log_file = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.evaluation = path / "evaluation"
+
+    def claim(self, config: ConfigDict) -> None:
+        """Creates the directory and writes the resolved config, or makes sure that it holds the same experiment.
+
+        Args:
+            config: the resolved config of the run.
+
+        Raises:
+            UserError: if the directory holds something else; nothing in it is touched then.
+        """
+        current = plain(config)
+        if self.config_file.exists():
+            known = flatten(self.read_config_file())
+            ours = flatten(current)
+            differing = sorted(
+                key
+                for key in known.keys() | ours.keys()
+                if known.get(key) != ours.get(key) and not key.startswith(CHANGEABLE)
+            )
+            if differing:
+                changes = ", ".join(f"{key} ({known.get(key)} there, {ours.get(key)} now)" for key in differing[:4])
+                more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+                raise UserError(
+                    f"--workdir={self.path}: holds a run of another config: {changes}{more}; "
+                    "take another --workdir, or the config of that run"
+                )
+        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise UserError(f"--workdir={self.path}: exists and is not the directory of a run; take another --workdir")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            replacement = self.config_file.with_suffix(".tmp")
+            replacement.write_text(json.dumps(current, indent=2) + "\n")
+            replacement.replace(self.config_file)
+        except OSError as error:
+            raise UserError(f"--workdir={self.path}: cannot be written ({error.strerror})") from error
+
+    def read_config_file(self) -> dict[str, Any]:
+        """Reads config.json.
+
+        Raises:
+            UserError: if there is none or it cannot be read.
+        """
+        try:
+            return json.loads(self.config_file.read_text())
+        except FileNotFoundError:
+            raise UserError(f"--workdir={self.path}: no run here (there is no config.json)") from None
+        except (OSError, ValueError) as error:
+            raise UserError(f"{self.config_file}: cannot be read ({error})") from error
+
+
+def plain(config: ConfigDict) -> dict[str, Any]:
+    """A config as plain JSON values, tuples as lists."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, the keys joined by dots."""
+    flat = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return flat
