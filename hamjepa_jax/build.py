@@ -1,6 +1,7 @@
 """From the config to functions: the one place where names become data, models, predictors, objectives, optimizers."""
 
-from functools import partial
+from collections.abc import Callable
+from functools import partial, reduce
 from typing import NamedTuple
 
 import jax
@@ -32,7 +33,7 @@ ENERGIES = {
 }
 PREDICTORS = {
     "hamiltonian_flow": lambda config: predictors.hamiltonian_flow(
-        energy(config), step_size=config.step_size, num_steps=config.num_steps, scheme=config.scheme
+        _energy(config), step_size=config.step_size, num_steps=config.num_steps, scheme=config.scheme
     ),
     "mlp": lambda config: predictors.mlp(hidden_dim=config.hidden_dim, depth=config.depth),
     "linear": lambda config: predictors.linear(),
@@ -40,6 +41,30 @@ PREDICTORS = {
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 AUGMENTATIONS = {"digit": augment.digit_view}
+LOWER_BOUNDS = {
+    "train.epochs": 1,
+    "train.max_steps": 1,
+    "train.seed": 0,
+    "data.view_size": 1,
+    # A view is predicted from another.
+    "data.num_global_views": 2,
+    "model.token_hw": 1,
+    "model.token_d_f": 1,
+    "model.out_dim": 1,
+    "predictor.num_steps": 0,
+    "predictor.hidden_dim": 1,
+    "predictor.depth": 0,
+    "predictor.residual_ramp_epochs": 0,
+    "optimizer.warmup_epochs": 0,
+    "checkpoint.every_steps": 1,
+    "checkpoint.keep": 1,
+    "log.every_steps": 1,
+    "evaluation.batch_size": 1,
+    "evaluation.probe.epochs": 1,
+    "evaluation.probe.batch_size": 1,
+    "evaluation.few_label_probe.draws": 1,
+    "evaluation.few_label_probe.steps": 1,
+}
 
 
 class Experiment(NamedTuple):
@@ -65,7 +90,7 @@ class Experiment(NamedTuple):
     encoder: nn.Module
     predictor: Predictor
     views: Views
-    preprocess: callable
+    preprocess: Callable[[jax.Array], jax.Array]
     objective: Objective
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
@@ -86,6 +111,9 @@ def experiment(config: ConfigDict) -> Experiment:
     Raises:
         UserError: naming the config key, if a value is not allowed.
     """
+    for key, bound in LOWER_BOUNDS.items():
+        value = reduce(ConfigDict.__getitem__, key.split("."), config)
+        require(value is None or value >= bound, key, f"must be at least {bound}, got {value}")
     require_known(config.data.name, SOURCES, "data.name")
     train_source, test_source = SOURCES[config.data.name]("train"), SOURCES[config.data.name]("test")
     batch_size = config.data.batch_size
@@ -94,24 +122,17 @@ def experiment(config: ConfigDict) -> Experiment:
         "data.batch_size",
         f"must be between 2 and the {len(train_source)} training images, got {batch_size}",
     )
-    require(config.train.epochs >= 1, "train.epochs", f"must be at least 1, got {config.train.epochs}")
     steps_per_epoch = len(train_source) // batch_size
     total_steps = config.train.epochs * steps_per_epoch
     optimizer, learning_rate = _optimizer(config, steps_per_epoch, total_steps)
     if config.train.max_steps is not None:
-        require(
-            config.train.max_steps >= 1,
-            "train.max_steps",
-            f"must be at least 1, got {config.train.max_steps}",
-        )
         total_steps = min(total_steps, config.train.max_steps)
 
     for key in ("mean", "std"):
         _require_numbers(config.data[key], float, f"data.{key}")
     size = config.data.view_size
-    require(size >= 1, "data.view_size", f"must be at least 1, got {size}")
     image_shape = (size, size, train_source.images.shape[-1])
-    network, flow = encoder(config.model), predictor(config.predictor)
+    network, flow = _encoder(config.model), _predictor(config.predictor)
     return Experiment(
         train_source=train_source,
         test_source=test_source,
@@ -128,18 +149,7 @@ def experiment(config: ConfigDict) -> Experiment:
     )
 
 
-def encoder(config: ConfigDict) -> nn.Module:
-    """Builds the encoder of `config.model`.
-
-    Args:
-        config: the group `model`.
-
-    Returns:
-        A Linen module, images (N, H, W, C) → embeddings (N, D).
-
-    Raises:
-        UserError: naming the config key, if a value is not allowed.
-    """
+def _encoder(config: ConfigDict) -> nn.Module:
     require_known(config.stem, STEMS, "model.stem")
     require_known(config.mode, MODES, "model.mode")
     require_known(config.dtype, DTYPES, "model.dtype")
@@ -156,7 +166,6 @@ def encoder(config: ConfigDict) -> nn.Module:
         "model.token_layer",
         f"must be a stage between 1 and {stages}, got {config.token_layer}",
     )
-    require(config.token_d_f >= 1, "model.token_d_f", f"must be at least 1, got {config.token_d_f}")
     require(
         config.token_d_f % 2 == 0 or not config.split_qp,
         "model.token_d_f",
@@ -167,38 +176,14 @@ def encoder(config: ConfigDict) -> nn.Module:
     return ResNetEncoder(**settings | {key: tuple(settings[key]) for key in ("widths", "depths")})
 
 
-def energy(config: ConfigDict) -> Energy:
-    """Builds the energy of `config.predictor`.
-
-    Args:
-        config: the group `predictor`.
-
-    Returns:
-        The energy.
-
-    Raises:
-        UserError: for an unknown name.
-    """
+def _energy(config: ConfigDict) -> Energy:
     require_known(config.energy, ENERGIES, "predictor.energy")
     return ENERGIES[config.energy](config)
 
 
-def predictor(config: ConfigDict) -> Predictor:
-    """Builds the predictor of `config.predictor`.
-
-    Args:
-        config: the group `predictor`.
-
-    Returns:
-        The predictor.
-
-    Raises:
-        UserError: naming the config key, if a value is not allowed.
-    """
+def _predictor(config: ConfigDict) -> Predictor:
     require_known(config.name, PREDICTORS, "predictor.name")
     require_known(config.scheme, SCHEMES, "predictor.scheme")
-    for key, least in (("num_steps", 0), ("hidden_dim", 1), ("depth", 0)):
-        require(config[key] >= least, f"predictor.{key}", f"must be at least {least}, got {config[key]}")
     return PREDICTORS[config.name](config)
 
 
@@ -221,13 +206,15 @@ def _views(config: ConfigDict) -> Views:
     return views
 
 
-def _preprocess(config: ConfigDict):
+def _preprocess(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
     mean, std = jnp.asarray(config.mean), jnp.asarray(config.std)
     resize = jax.vmap(partial(augment.resize, size=config.view_size))
     return lambda images: augment.normalize(resize(images.astype(jnp.float32) / 255.0), mean, std)
 
 
-def _optimizer(config: ConfigDict, steps_per_epoch: int, total_steps: int):
+def _optimizer(
+    config: ConfigDict, steps_per_epoch: int, total_steps: int
+) -> tuple[optax.GradientTransformation, optax.Schedule]:
     settings = config.optimizer
     require_known(settings.clip_over, optim.CLIP_OVER, "optimizer.clip_over")
     require(
@@ -236,7 +223,7 @@ def _optimizer(config: ConfigDict, steps_per_epoch: int, total_steps: int):
         f"must be positive, got {settings.learning_rate}",
     )
     require(
-        0 <= settings.warmup_epochs < config.train.epochs,
+        settings.warmup_epochs < config.train.epochs,
         "optimizer.warmup_epochs",
         f"must be below the {config.train.epochs} epochs of config.train.epochs, got {settings.warmup_epochs}",
     )
@@ -276,11 +263,6 @@ def _objective(
     require_known(config.objective.name, OBJECTIVES, "objective.name")
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
     embeddings, _ = jax.eval_shape(partial(network.init_with_output, train=False), jax.random.key(0), images)
-    require(
-        config.data.num_global_views >= 2,
-        "data.num_global_views",
-        f"must be at least 2, because a view is predicted from another, got {config.data.num_global_views}",
-    )
     return OBJECTIVES[config.objective.name](config, flow, embeddings.shape[-1], steps_per_epoch)
 
 
@@ -316,7 +298,7 @@ def _hamjepa(config: ConfigDict, flow: Predictor, state_dim: int, steps_per_epoc
     loss = partial(
         objectives.hamjepa,
         predictor=flow,
-        energy=energy(config.predictor) if has_energy else None,
+        energy=_energy(config.predictor) if has_energy else None,
         **settings,
         **thresholds,
     )

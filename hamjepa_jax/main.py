@@ -8,6 +8,7 @@ Exit codes: 0 success, 1 a loss or gradient that is not finite, 2 a mistake in t
 Ctrl-C, 143 by SIGTERM. A stopped run goes on where it was when the same command is given again.
 """
 
+import json
 import re
 import runpy
 import shlex
@@ -145,7 +146,7 @@ def run(console: Console) -> None:
     if mode == "evaluate":
         state = train.restore(config, setup, workdir)
     else:
-        workdir.claim(config)
+        workdir.claim(json.loads(config.to_json()))
         console.print(f"{config.name} {config.variant}, seed {config.train.seed}, into {workdir.path}", highlight=False)
         state = train.train(config, experiment, setup, workdir, console)
     if mode != "train":

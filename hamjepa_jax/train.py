@@ -1,6 +1,7 @@
 """The training loop: mesh, initial or restored state, steps, log, checkpoints, and clean stops."""
 
 import contextlib
+import json
 import signal
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from hamjepa_jax.errors import Interrupted, NonFiniteError, UserError, require
 from hamjepa_jax.state import TrainState, init_state
 from hamjepa_jax.step import make_train_step
 from hamjepa_jax.telemetry import Telemetry
-from hamjepa_jax.workdir import Workdir, plain
+from hamjepa_jax.workdir import Workdir
 
 
 class StopRequest:
@@ -170,7 +171,7 @@ def _loop(
     )
     images = jax.device_put(experiment.train_source.images, sharding.replicated(setup.mesh))
     batches = index_batches(len(experiment.train_source), batch_size=config.data.batch_size, seed=config.train.seed)
-    save = partial(checkpointer.save, config=plain(config))
+    save = partial(checkpointer.save, config=json.loads(config.to_json()))
     saved_at = time.monotonic()
     pending = None
     try:

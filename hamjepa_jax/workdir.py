@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from ml_collections import ConfigDict
-
 from hamjepa_jax.errors import UserError
 
 # Raising these continues a run, or changes only how it is watched and judged.
@@ -23,19 +21,18 @@ class Workdir:
         self.checkpoints = path / "checkpoints"
         self.evaluation = path / "evaluation"
 
-    def claim(self, config: ConfigDict) -> None:
+    def claim(self, config: dict[str, Any]) -> None:
         """Creates the directory and writes the resolved config, or makes sure that it holds the same experiment.
 
         Args:
-            config: the resolved config of the run.
+            config: the resolved config of the run, as plain JSON values.
 
         Raises:
             UserError: if the directory holds something else; nothing in it is touched then.
         """
-        current = plain(config)
         if self.config_file.exists():
             known = flatten(self.read_config_file())
-            ours = flatten(current)
+            ours = flatten(config)
             differing = sorted(
                 key
                 for key in known.keys() | ours.keys()
@@ -53,7 +50,7 @@ class Workdir:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             replacement = self.config_file.with_suffix(".tmp")
-            replacement.write_text(json.dumps(current, indent=2) + "\n")
+            replacement.write_text(json.dumps(config, indent=2) + "\n")
             replacement.replace(self.config_file)
         except OSError as error:
             raise UserError(f"--workdir={self.path}: cannot be written ({error.strerror})") from error
@@ -70,11 +67,6 @@ class Workdir:
             raise UserError(f"--workdir={self.path}: no run here (there is no config.json)") from None
         except (OSError, ValueError) as error:
             raise UserError(f"{self.config_file}: cannot be read ({error})") from error
-
-
-def plain(config: ConfigDict) -> dict[str, Any]:
-    """A config as plain JSON values, tuples as lists."""
-    return json.loads(json.dumps(config.to_dict()))
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,41 @@
+"""Eight CPU devices for every test, set before jax is first imported."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+import runpy  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import jax  # noqa: E402
+import pytest  # noqa: E402
+from ml_collections import ConfigDict  # noqa: E402
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def float64():
+    """Double precision inside one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture
+def digits_config():
+    """A function from a variant to the digits config, shrunk so that a step takes milliseconds."""
+
+    def make(variant: str = "hamjepa") -> ConfigDict:
+        config = runpy.run_path(str(REPOSITORY / "configs" / "digits.py"))["get_config"](variant)
+        config.data.batch_size = 32
+        config.model.widths, config.model.depths = (8, 8), (1, 1)
+        config.model.token_d_f = 4
+        config.predictor.hidden_dim = 8
+        config.optimizer.warmup_epochs = 0
+        config.train.epochs = 1
+        config.train.max_steps = 4
+        config.log.every_steps = 1
+        return config
+
+    return make

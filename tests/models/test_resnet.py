@@ -1,0 +1,104 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import traverse_util
+
+from hamjepa_jax.models.batch_norm import BatchNorm
+from hamjepa_jax.models.resnet import ResNetEncoder, adaptive_average_pool
+
+SMALL = {
+    "widths": (4, 6, 8),
+    "depths": (1, 2, 1),
+    "stem": "cifar",
+    "mode": "tokens",
+    "token_layer": 2,
+    "token_hw": None,
+    "token_d_f": 4,
+    "split_qp": True,
+    "out_dim": 10,
+}
+
+
+def build(image_size=8, **changes):
+    encoder = ResNetEncoder(**SMALL | changes)
+    images = jax.random.normal(jax.random.key(0), (3, image_size, image_size, 1))
+    return encoder, encoder.init(jax.random.key(1), images, train=False), images
+
+
+@pytest.mark.parametrize(
+    ("changes", "image_size", "dim"),
+    [
+        ({}, 8, 4 * 4 * 4),
+        ({"token_layer": 3}, 8, 2 * 2 * 4),
+        ({"token_hw": 3}, 8, 3 * 3 * 4),
+        ({"stem": "imagenet"}, 32, 4 * 4 * 4),
+        ({"mode": "global"}, 8, 10),
+    ],
+)
+def test_embedding_sizes(changes, image_size, dim):
+    encoder, variables, images = build(image_size, **changes)
+    assert encoder.apply(variables, images, train=False).shape == (3, dim)
+
+
+def test_stages_after_the_token_layer_are_not_built():
+    _, variables, _ = build(token_layer=2)
+    names = {name for name in variables["params"] if name.startswith("stage")}
+    assert names == {"stage1_block1", "stage2_block1", "stage2_block2"}
+    shortcuts = {name for name in names if "shortcut_conv" in variables["params"][name]}
+    assert shortcuts == {"stage2_block1"}
+
+
+def test_split_gathers_the_first_half_of_every_tokens_channels_into_q():
+    split, variables, images = build()
+    z = split.apply(variables, images, train=False)
+    whole, _, _ = build(split_qp=False)
+    tokens = whole.apply(variables, images, train=False).reshape(3, 4 * 4, 4)
+    q, p = jnp.split(z, 2, axis=-1)
+    np.testing.assert_array_equal(q, tokens[..., :2].reshape(3, -1))
+    np.testing.assert_array_equal(p, tokens[..., 2:].reshape(3, -1))
+
+
+def test_initialisation_is_the_published_one():
+    _, variables, _ = build(image_size=32, widths=(64, 64, 64), token_d_f=64)
+    params = variables["params"]
+    uniform = {"stem_conv": 1 / 3, "token_conv": 1 / 8}
+    for name, bound in uniform.items():
+        kernel = np.abs(params[name]["kernel"])
+        assert 0.98 * bound < kernel.max() <= bound
+    normal = params["stage1_block1"]["conv1"]["kernel"]
+    assert np.std(normal) == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.03)
+    assert np.abs(normal).max() > 3 * np.sqrt(2 / (9 * 64))
+    shortcut = params["stage2_block1"]["shortcut_conv"]["kernel"]
+    assert np.std(shortcut) == pytest.approx(np.sqrt(2 / 64), rel=0.05)
+    for path, values in traverse_util.flatten_dict(params).items():
+        if path[-2].endswith(("bn", "bn1", "bn2")):
+            np.testing.assert_array_equal(values, 1.0 if path[-1] == "scale" else 0.0)
+
+
+def test_batch_norm_by_hand(float64):
+    x = jnp.array([[1.0], [3.0]])
+    norm = BatchNorm()
+    variables = norm.init(jax.random.key(0), x, train=False)
+    y, updated = norm.apply(variables, x, train=True, mutable=["batch_stats"])
+    # Batch mean 2 and biased variance 1; the running variance moves towards the unbiased 2.
+    np.testing.assert_allclose(y, [[-1 / np.sqrt(1 + 1e-5)], [1 / np.sqrt(1 + 1e-5)]])
+    np.testing.assert_allclose(updated["batch_stats"]["mean"], [0.2])
+    np.testing.assert_allclose(updated["batch_stats"]["var"], [0.9 + 0.1 * 2])
+    y = norm.apply({**variables, **updated}, x, train=False)
+    np.testing.assert_allclose(y, (x - 0.2) / np.sqrt(1.1 + 1e-5))
+
+
+def test_adaptive_pool_bins_overlap():
+    # 3 rows into 2 bins: rows 0–1 and rows 1–2.
+    rows = jnp.arange(3.0)[None, :, None, None] * jnp.ones((1, 3, 3, 1))
+    np.testing.assert_allclose(adaptive_average_pool(rows, 2)[0, :, :, 0], [[0.5, 0.5], [1.5, 1.5]])
+
+
+def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
+    encoder, variables, images = build(dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    z = encoder.apply(variables, images, train=False)
+    assert z.dtype == jnp.bfloat16
+    exact = build()[0].apply(variables, images, train=False)
+    assert 0 < np.abs(z.astype(np.float32) - exact).max() < 0.1 * np.abs(exact).max()
