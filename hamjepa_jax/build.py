@@ -188,7 +188,7 @@ def _predictor(config: ConfigDict) -> Predictor:
 
 
 def _require_numbers(values: object, kind: type, key: str) -> None:
-    numbers = isinstance(values, (tuple, list)) and all(isinstance(v, kind) and v > 0 for v in values)
+    numbers = isinstance(values, (tuple, list)) and all(isinstance(v, kind) and v > 0 for v in values or [None])
     require(numbers, key, f"must be positive numbers of type {kind.__name__}, such as (2, 3), got {values!r}")
 
 

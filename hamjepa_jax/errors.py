@@ -13,13 +13,13 @@ class NonFiniteError(Exception):
 
     Attributes:
         step: the step in which it appeared.
-        term: the metric that broke first.
+        terms: the names of the metrics that are not finite.
     """
 
-    def __init__(self, step: int, term: str, value: float):
-        """Keeps the step and the term; the value is shown in the message."""
-        super().__init__(f"step {step}: the term {term!r} is {value}")
-        self.step, self.term = step, term
+    def __init__(self, step: int, terms: list[str]):
+        """Keeps the step and the terms, which the message names."""
+        super().__init__(f"step {step}: not finite: {', '.join(terms)}")
+        self.step, self.terms = step, terms
 
 
 class Interrupted(Exception):

@@ -147,12 +147,12 @@ def run(console: Console) -> None:
         state = train.restore(config, setup, workdir)
     else:
         workdir.claim(json.loads(config.to_json()))
-        console.print(f"{config.name} {config.variant}, seed {config.train.seed}, into {workdir.path}", highlight=False)
+        console.print(f"{config.name} {config.variant}, seed {config.train.seed}, into {workdir.path}")
         state = train.train(config, experiment, setup, workdir, console)
     if mode != "train":
         untrained = setup.initialize(setup.key)
         evaluate(config, experiment, state, untrained, directory=workdir.evaluation, console=console)
-        console.print(f"written: {workdir.evaluation}/metrics.json and summary.png", highlight=False)
+        console.print(f"written: {workdir.evaluation}/metrics.json and summary.png")
 
 
 def main(arguments: Sequence[str] = sys.argv) -> int:
@@ -164,7 +164,7 @@ def main(arguments: Sequence[str] = sys.argv) -> int:
     Returns:
         The exit code, see the module's docstring.
     """
-    console = Console()
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     again = f"to go on, give the same command again: python -m hamjepa_jax.main {shlex.join(arguments[1:])}"
     if HELP_FLAGS.intersection(arguments[1:]):
         print(f"{__doc__}\nFlags:\n{flags.FLAGS.module_help(sys.modules[__name__])}")

@@ -70,7 +70,7 @@ def make_train_step(
         (loss, (metrics, batch_stats)), gradients = gradient_fn(state.params)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        gradient_norm = optax.global_norm(gradients)
+        gradient_norm = optax.tree.norm(gradients)
         finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
         applied = finite & (state.step == step)
         updated = TrainState(state.step + 1, params, batch_stats, opt_state)

@@ -12,6 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from hamjepa_jax.errors import NonFiniteError
 
+# Not finite whenever a term is not; the terms are the better answer.
+CONSEQUENCES = ("loss", "gradient_norm")
+
 
 class Telemetry:
     """Records the metrics of every step; a context manager that owns the progress bar and the log file."""
@@ -43,8 +46,7 @@ class Telemetry:
         self._console = console
         self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
         self._views_per_step, self._every_steps = views_per_step, every_steps
-        self._first_step = first_step
-        self._start_time: float | None = None
+        self._start: tuple[int, float] | None = None
         self._progress = Progress(
             TextColumn("training"),
             BarColumn(bar_width=None),
@@ -77,16 +79,14 @@ class Telemetry:
             learning_rate: the learning rate of the step.
 
         Raises:
-            NonFiniteError: naming the first term that is not finite; the record is logged all the same.
+            NonFiniteError: naming the terms that are not finite; the record is logged all the same.
         """
         values = {name: float(value) for name, value in metrics.items()}
         finite = bool(values.pop("finite"))
-        # The first step includes the compilation and would spoil the speed.
+        # The clock starts after the first step, whose compilation would spoil the speed.
         now = time.monotonic()
-        if self._start_time is None:
-            self._start_time = now
-        steps_since = step - self._first_step
-        speed = self._views_per_step * steps_since / (now - self._start_time) if steps_since else None
+        start_step, start_time = self._start = self._start or (step, now)
+        speed = self._views_per_step * (step - start_step) / (now - start_time) if step > start_step else None
 
         last = step + 1 == self._total_steps
         if (step + 1) % self._every_steps == 0 or last or not finite:
@@ -95,11 +95,11 @@ class Telemetry:
                 "epoch": round((step + 1) / self._steps_per_epoch, 4),
                 "learning_rate": learning_rate,
                 "views_per_second": speed and round(speed, 1),
-                **values,
+                **{name: value if math.isfinite(value) else str(value) for name, value in values.items()},
             }
             self._file.write(json.dumps(record) + "\n")
             if not self._console.is_terminal:
-                self._console.print(self._plain_line(step, values, speed), highlight=False)
+                self._console.print(self._plain_line(step, values, speed))
         self._progress.update(
             self._task,
             completed=step + 1,
@@ -107,8 +107,8 @@ class Telemetry:
             speed=f"{speed:,.0f}" if speed else "–",
         )
         if not finite:
-            term = next((name for name in reversed(values) if not math.isfinite(values[name])), "gradient")
-            raise NonFiniteError(step, term, values.get(term, math.nan))
+            broken = [name for name, value in values.items() if not math.isfinite(value)]
+            raise NonFiniteError(step, [name for name in broken if name not in CONSEQUENCES] or broken)
 
     def _plain_line(self, step: int, values: Mapping[str, float], speed: float | None) -> str:
         line = f"step {step + 1:>{len(str(self._total_steps))}}/{self._total_steps}  loss {values['loss']:.4f}"

@@ -100,10 +100,13 @@ def restore(config: ConfigDict, setup: Setup, workdir: Workdir) -> TrainState:
     Raises:
         UserError: if there is no checkpoint.
     """
+    missing = UserError(f"--workdir={workdir.path}: no checkpoint here; train first")
+    if not workdir.checkpoints.is_dir():
+        raise missing
     with contextlib.closing(Checkpointer(workdir.checkpoints, keep=config.checkpoint.keep)) as checkpointer:
         step = checkpointer.newest_step()
         if step is None:
-            raise UserError(f"--workdir={workdir.path}: no checkpoint here; train first")
+            raise missing
         return checkpointer.restore(step, setup.abstract_state, setup.shardings)
 
 
@@ -131,10 +134,10 @@ def train(config: ConfigDict, experiment: Experiment, setup: Setup, workdir: Wor
         else:
             state = setup.initialize(setup.key)
         if first_step >= experiment.total_steps:
-            console.print(f"{workdir.path}: training is finished at step {first_step}", highlight=False)
+            console.print(f"{workdir.path}: training is finished at step {first_step}")
             return state
         if first_step:
-            console.print(f"{workdir.path}: going on from step {first_step}", highlight=False)
+            console.print(f"{workdir.path}: going on from step {first_step}")
         telemetry = Telemetry(
             workdir.log_file,
             console=console,

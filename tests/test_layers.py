@@ -1,0 +1,65 @@
+"""The dependency rules of the package: who may import whom."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "hamjepa_jax"
+FRAMEWORKS = ("flax", "optax", "orbax", "grain", "tensorflow_datasets", "ml_collections")
+# Part of the package → what it must never import; a dot in front names a part of the package itself.
+FORBIDDEN = {
+    "dynamics": (*FRAMEWORKS, ".models", ".data", ".sharding", ".objectives", ".train", ".stats"),
+    "stats": (*FRAMEWORKS, ".models", ".data", ".sharding", ".objectives", ".train"),
+    "models": (*FRAMEWORKS[1:], ".objectives", ".data", ".train", ".step"),
+    "objectives": ("flax", *FRAMEWORKS[2:], ".models", ".data", ".train"),
+    "data/sources": ("jax", "flax"),
+    "data/pipeline": ("jax", "flax"),
+    "evaluation": (".train",),
+    "": (".main", ".benchmarks", "tensorflow"),
+}
+ONLY_IN = {
+    "orbax": ("checkpoint",),
+    "torch": ("interop",),
+    "ml_collections": ("build", "train", "evaluation/run", "main"),
+}
+NEVER_AT_THE_TOP = ("matplotlib", "sklearn", "tensorflow_datasets", "torch")
+
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path):
+    return path.relative_to(PACKAGE).with_suffix("").as_posix()
+
+
+def imported(nodes):
+    """The modules that the nodes import, those of the package itself with a leading dot."""
+    for node in nodes:
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            yield name.removeprefix("hamjepa_jax") if name.startswith("hamjepa_jax.") else name
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_dependency_rules(path):
+    name, tree = name_of(path), ast.parse(path.read_text())
+    everything = set(imported(ast.walk(tree)))
+    for part, banned in FORBIDDEN.items():
+        if name == part or name.startswith(f"{part}/") or not part:
+            found = {i for i in everything for b in banned if i == b or i.startswith(f"{b}.")}
+            assert not found, f"{name} must not import {found}"
+    for library, homes in ONLY_IN.items():
+        if any(i.split(".")[0] == library for i in everything):
+            assert name in homes or name.split("/")[0] in homes, f"{name} must not import {library}"
+    at_the_top = {i.split(".")[0] for i in imported(tree.body)}
+    assert not at_the_top & set(NEVER_AT_THE_TOP), f"{name} imports a heavy library before it is needed"
+
+
+def test_the_rules_see_the_package():
+    names = {name_of(path) for path in MODULES}
+    assert {"dynamics/integrators", "stats/floors", "objectives", "models/resnet", "checkpoint"} <= names

@@ -1,0 +1,157 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import REPOSITORY
+
+TINY = [
+    "--config.data.batch_size=64",
+    "--config.model.widths=(8, 8)",
+    "--config.model.token_d_f=4",
+    "--config.predictor.hidden_dim=8",
+    "--config.optimizer.warmup_epochs=0",
+    "--config.train.epochs=1",
+    "--config.log.every_steps=1",
+    "--config.evaluation.probe.epochs=2",
+    "--config.evaluation.few_label_probe.draws=2",
+]
+MISTAKES = {
+    "no config": ([], "--config: missing"),
+    "missing file": (["--config=configs/nowhere.py"], "--config=configs/nowhere.py: there is no file"),
+    "not a config": (["--config=hamjepa_jax/errors.py"], "the file has no function get_config"),
+    "unknown variant": (["--config=configs/digits.py:byol"], "'byol' is unknown; known variants: hamjepa, sigreg"),
+    "unknown key": (
+        ["--config=configs/digits.py", "--config.optimizer.learning_rat=1"],
+        "config.optimizer.learning_rat: unknown key; did you mean 'learning_rate'?",
+    ),
+    "unknown group": (["--config=configs/digits.py", "--config.optimiser.b1=1"], "known in config: checkpoint, data"),
+    "a whole group": (["--config=configs/digits.py", "--config.mesh=1"], "set one of its fields: data, fsdp"),
+    "wrong type": (
+        ["--config=configs/digits.py", "--config.optimizer.learning_rate=fast"],
+        "config.optimizer.learning_rate: must be of type float, such as 0.005, got 'fast'",
+    ),
+    "odd channels": (
+        ["--config=configs/digits.py", "--config.model.token_d_f=31"],
+        "config.model.token_d_f: must be even",
+    ),
+    "large batch": (
+        ["--config=configs/digits.py", "--config.data.batch_size=2000"],
+        "config.data.batch_size: must be between 2 and the 1347 training images, got 2000",
+    ),
+    "unknown flag": (["--workdri=here"], "did you mean: workdir"),
+    "unknown mode": (["--mode=dream"], "should be one of"),
+    "not a flag": (["--config=configs/digits.py", "train"], "train: not a flag"),
+}
+
+
+def environment():
+    return {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "hamjepa_jax.main", *arguments]
+
+
+def run(*arguments):
+    return subprocess.run(
+        command(*arguments), cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def files(directory):
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_line_with_exit_code_2_and_touches_nothing(mistake, tmp_path):
+    arguments, message = MISTAKES[mistake]
+    (tmp_path / "metrics.jsonl").write_text("precious\n")
+    before = files(tmp_path)
+    finished = run(f"--workdir={tmp_path}", *arguments)
+    assert finished.returncode == 2
+    (line,) = finished.stderr.splitlines()
+    assert line.startswith("error: ")
+    assert message.lower() in line.lower()
+    assert files(tmp_path) == before
+    assert not (REPOSITORY / "runs").exists() or finished.stdout == ""
+
+
+@pytest.mark.slow
+def test_help_names_the_flags():
+    finished = run("--help")
+    assert finished.returncode == 0
+    for flag in ("--config", "--workdir", "--mode", "python -m hamjepa_jax.main --config=configs/digits.py"):
+        assert flag in finished.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", ["hamjepa", "sigreg"])
+def test_from_the_command_line_to_the_table_and_the_picture(variant, tmp_path):
+    workdir = tmp_path / "run"
+    arguments = [f"--config=configs/digits.py:{variant}", f"--workdir={workdir}", *TINY]
+    finished = run(*arguments)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    for expected in ("step 21/21", "views/s", "raw pixels", "untrained encoder", "5-label", "summary.png"):
+        assert expected in finished.stdout
+
+    config = json.loads((workdir / "config.json").read_text())
+    assert config["data"]["batch_size"] == 64
+    assert len((workdir / "metrics.jsonl").read_text().splitlines()) == 21
+    assert (workdir / "evaluation" / "summary.png").stat().st_size > 10_000
+    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text())
+    assert (metrics["step"], metrics["seed"], metrics["variant"]) == (21, 42, variant)
+    assert list(metrics["features"]) == (["q", "p", "qp"] if variant == "hamjepa" else ["whole"])
+    assert list(metrics["baselines"]) == ["pixels", "random_encoder"]
+    for scores in (*metrics["features"].values(), *metrics["baselines"].values()):
+        assert scores["knn"]["k"] == [1, 5, 10, 20, 50, 100, 200]
+        assert len(scores["knn"]["top1"]) == len(scores["knn"]["top5"]) == 7
+        assert 0 <= scores["linear_probe"]["top1"] <= scores["linear_probe"]["top5"] <= 1
+        assert scores["few_label_probe"]["labels_per_class"] == 5
+        assert len(scores["spectrum"]["eigenvalues"]) == scores["dim"]
+
+    again = run(*arguments)
+    assert again.returncode == 0
+    assert "training is finished at step 21" in again.stdout
+    assert json.loads((workdir / "evaluation" / "metrics.json").read_text()) == metrics
+
+    (workdir / "evaluation" / "metrics.json").unlink()
+    evaluated = run("--mode=evaluate", f"--workdir={workdir}")
+    assert evaluated.returncode == 0
+    assert json.loads((workdir / "evaluation" / "metrics.json").read_text()) == metrics
+
+    before = files(workdir)
+    refused = run(*arguments, "--config.train.seed=7")
+    assert refused.returncode == 2
+    assert "holds a run of another config: train.seed (42 there, 7 now)" in refused.stderr
+    assert files(workdir) == before
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(tmp_path):
+    arguments = ["--config=configs/digits.py", f"--workdir={tmp_path}/run", *TINY, "--config.train.epochs=1000"]
+    log = tmp_path / "run" / "metrics.jsonl"
+    with subprocess.Popen(
+        command(*arguments),
+        cwd=REPOSITORY,
+        env=environment(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not (log.exists() and log.read_text().count("\n") > 3) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    (line,) = errors.splitlines()
+    assert "stopped by SIGINT after step" in line
+    assert "to go on, give the same command again: python -m hamjepa_jax.main --config=configs/digits.py" in line
+    steps = [json.loads(record)["step"] for record in log.read_text().splitlines()]
+    assert steps == list(range(len(steps)))
+    assert (tmp_path / "run" / "checkpoints" / str(len(steps))).is_dir()
