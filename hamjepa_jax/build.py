@@ -17,7 +17,7 @@ from hamjepa_jax.dynamics import energies, predictors
 from hamjepa_jax.dynamics.energies import Energy
 from hamjepa_jax.dynamics.integrators import SCHEMES
 from hamjepa_jax.dynamics.predictors import Predictor
-from hamjepa_jax.errors import require, require_known
+from hamjepa_jax.errors import UserError, require, require_known
 from hamjepa_jax.models.resnet import MODES, STEMS, ResNetEncoder
 from hamjepa_jax.stats import floors, slicing
 from hamjepa_jax.stats.univariate import WEIGHTS
@@ -112,7 +112,10 @@ def experiment(config: ConfigDict) -> Experiment:
         UserError: naming the config key, if a value is not allowed.
     """
     for key, bound in LOWER_BOUNDS.items():
-        value = reduce(ConfigDict.__getitem__, key.split("."), config)
+        try:
+            value = reduce(ConfigDict.__getitem__, key.split("."), config)
+        except KeyError:
+            raise UserError(f"config.{key}: missing; configs/digits.py has every field") from None
         require(value is None or value >= bound, key, f"must be at least {bound}, got {value}")
     require_known(config.data.name, SOURCES, "data.name")
     train_source, test_source = SOURCES[config.data.name]("train"), SOURCES[config.data.name]("test")

@@ -144,6 +144,7 @@ def run(console: Console) -> None:
     experiment = build.experiment(config)
     setup = train.set_up(config, experiment)
     if mode == "evaluate":
+        workdir.check(json.loads(config.to_json()))
         state = train.restore(config, setup, workdir)
     else:
         workdir.claim(json.loads(config.to_json()))

@@ -66,7 +66,7 @@ def set_up(config: ConfigDict, experiment: Experiment) -> Setup:
     try:
         mesh = sharding.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
     except ValueError as error:
-        require(False, "mesh", str(error))
+        raise UserError(f"config.mesh: {error}") from None
     require(
         config.data.batch_size % mesh.size == 0,
         "data.batch_size",

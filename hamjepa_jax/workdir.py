@@ -31,20 +31,7 @@ class Workdir:
             UserError: if the directory holds something else; nothing in it is touched then.
         """
         if self.config_file.exists():
-            known = flatten(self.read_config_file())
-            ours = flatten(config)
-            differing = sorted(
-                key
-                for key in known.keys() | ours.keys()
-                if known.get(key) != ours.get(key) and not key.startswith(CHANGEABLE)
-            )
-            if differing:
-                changes = ", ".join(f"{key} ({known.get(key)} there, {ours.get(key)} now)" for key in differing[:4])
-                more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
-                raise UserError(
-                    f"--workdir={self.path}: holds a run of another config: {changes}{more}; "
-                    "take another --workdir, or the config of that run"
-                )
+            self.check(config)
         elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise UserError(f"--workdir={self.path}: exists and is not the directory of a run; take another --workdir")
         try:
@@ -54,6 +41,28 @@ class Workdir:
             replacement.replace(self.config_file)
         except OSError as error:
             raise UserError(f"--workdir={self.path}: cannot be written ({error.strerror})") from error
+
+    def check(self, config: dict[str, Any]) -> None:
+        """Makes sure that the directory holds a run of this experiment.
+
+        Args:
+            config: the resolved config, as plain JSON values.
+
+        Raises:
+            UserError: naming the first fields that differ, or if there is no run.
+        """
+        there, now = flatten(self.read_config_file()), flatten(config)
+        differing = [
+            f"{key} ({there.get(key)} there, {now.get(key)} now)"
+            for key in sorted(there.keys() | now.keys())
+            if there.get(key) != now.get(key) and not key.startswith(CHANGEABLE)
+        ]
+        if differing:
+            more = f" and {len(differing) - 4} more" if len(differing) > 4 else ""
+            raise UserError(
+                f"--workdir={self.path}: holds a run of another config: {', '.join(differing[:4])}{more}; "
+                "take another --workdir, or the config of that run"
+            )
 
     def read_config_file(self) -> dict[str, Any]:
         """Reads config.json.

@@ -44,6 +44,13 @@ def test_a_mistake_is_answered_with_its_key_and_what_is_allowed(digits_config, k
     assert "\n" not in str(error.value)
 
 
+def test_a_field_that_is_missing_is_named(digits_config):
+    config = digits_config()
+    del config.evaluation.probe.epochs
+    with pytest.raises(UserError, match="config.evaluation.probe.epochs: missing"):
+        build.experiment(config)
+
+
 def test_steps_are_counted_in_whole_batches_and_cut_by_max_steps(digits_config):
     config = digits_config()
     config.train.max_steps, config.train.epochs = None, 3

@@ -34,6 +34,8 @@ def test_another_experiment_is_refused_and_nothing_is_touched(tmp_path):
     before = workdir.config_file.read_bytes()
     with pytest.raises(UserError, match=r"another config: model.widths \(\[1, 2\] there, \[1, 3\] now\), train.seed"):
         workdir.claim(changed(model={"widths": [1, 3]}, train={"seed": 1}))
+    with pytest.raises(UserError, match="another config: train.seed"):
+        workdir.check(changed(train={"seed": 1}))
     assert workdir.config_file.read_bytes() == before
 
 

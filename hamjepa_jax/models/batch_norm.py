@@ -9,17 +9,16 @@ class BatchNorm(nn.Module):
     """Batch normalisation over all axes but the last, y = γ·(x − μ)/√(σ² + ε) + β.
 
     In training μ and σ² (biased) are those of the batch, and the running averages move towards μ and the unbiased
-    variance; Flax's own module averages the biased one. Statistics are float32 or wider.
+    variance; Flax's own module averages the biased one. Statistics are float32 or wider; the output is of
+    the type of the input.
 
     Attributes:
         momentum: decay of the running averages.
         epsilon: ε.
-        dtype: type of the output; that of the input by default.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
-    dtype: jnp.dtype | None = None
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -43,4 +42,4 @@ class BatchNorm(nn.Module):
         else:
             mean, var = running_mean.value, running_var.value
         factor = scale * jax.lax.rsqrt(var + self.epsilon)
-        return ((wide - mean) * factor + bias).astype(self.dtype or x.dtype)
+        return ((wide - mean) * factor + bias).astype(x.dtype)
