@@ -129,7 +129,7 @@ def run(console: Console) -> None:
         UserError: for a mistake in the flags or the config, before anything is written.
     """
     from hamjepa_jax import build, train
-    from hamjepa_jax.evaluation.run import evaluate
+    from hamjepa_jax.evaluation.run import check, evaluate
     from hamjepa_jax.workdir import Workdir
 
     mode = _MODE.value
@@ -142,6 +142,7 @@ def run(console: Console) -> None:
     default_path = Path("runs") / f"{config.name}-{config.variant}-seed{config.train.seed}"
     workdir = Workdir(Path(_WORKDIR.value) if _WORKDIR.value else default_path)
     experiment = build.experiment(config)
+    check(config, experiment)
     setup = train.set_up(config, experiment)
     if mode == "evaluate":
         workdir.check(json.loads(config.to_json()))

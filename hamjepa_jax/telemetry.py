@@ -55,19 +55,20 @@ class Telemetry:
             TextColumn("{task.fields[speed]} views/s"),
             TimeRemainingColumn(),
             console=console,
-            disable=not console.is_terminal,
         )
         self._task = self._progress.add_task("training", total=total_steps, completed=first_step, loss="–", speed="–")
 
     def __enter__(self) -> "Telemetry":
-        """Shows the progress bar and opens the log file."""
+        """Opens the log file and, on a terminal, shows the progress bar."""
         self._file = self._log_file.open("a", buffering=1)
-        self._progress.start()
+        if self._console.is_terminal:
+            self._progress.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         """Removes the progress bar and closes the log file."""
-        self._progress.stop()
+        if self._console.is_terminal:
+            self._progress.stop()
         self._file.close()
 
     def record(self, step: int, metrics: Mapping[str, Any], learning_rate: float) -> None:

@@ -24,6 +24,31 @@ from hamjepa_jax.step import make_feature_step
 TrainTest = tuple[np.ndarray, np.ndarray]
 
 
+def check(config: ConfigDict, experiment: Experiment) -> None:
+    """Makes sure that the evaluation asks for no more neighbours or labels than there are.
+
+    Args:
+        config: the whole config.
+        experiment: what `build.experiment` made of it.
+
+    Raises:
+        UserError: naming the config key.
+    """
+    ks, labels = config.evaluation.ks, config.evaluation.few_label_probe.labels_per_class
+    examples = len(experiment.train_source)
+    require(
+        len(ks) > 0 and all(isinstance(k, int) and 1 <= k <= examples for k in ks),
+        "evaluation.ks",
+        f"must be numbers of neighbours between 1 and {examples}, got {ks}",
+    )
+    fewest = int(np.bincount(experiment.train_source.labels).min())
+    require(
+        1 <= labels <= fewest,
+        "evaluation.few_label_probe.labels_per_class",
+        f"must be between 1 and the {fewest} images of the smallest class, got {labels}",
+    )
+
+
 def evaluate(
     config: ConfigDict,
     experiment: Experiment,
@@ -46,12 +71,8 @@ def evaluate(
     Returns:
         What metrics.json holds: {"step", "seed", "variant", "features": {name: scores}, "baselines": {"pixels": scores,
         "random_encoder": scores}}. The untrained encoder is judged in the first, the headline coordinate.
-
-    Raises:
-        UserError: if the evaluation asks for more neighbours or labels than there are.
     """
     train_source, test_source = experiment.train_source, experiment.test_source
-    _check(config.evaluation, train_source)
     feature_step = jax.jit(make_feature_step(encoder=experiment.encoder, preprocess=experiment.preprocess))
 
     def embed_with(state: TrainState) -> Callable[[jax.Array], jax.Array]:
@@ -123,19 +144,3 @@ def score(
 def _train_test_coordinates(z: list[np.ndarray], *, split_qp: bool) -> dict[str, TrainTest]:
     train, test = (coordinates(part, split_qp=split_qp) for part in z)
     return {name: (train[name], test[name]) for name in train}
-
-
-def _check(config: ConfigDict, train_source: ArraySource) -> None:
-    examples = len(train_source)
-    require(
-        any(1 <= k <= examples for k in config.ks) and min(config.ks) >= 1,
-        "evaluation.ks",
-        f"must be numbers of neighbours between 1 and {examples}, got {config.ks}",
-    )
-    fewest = int(np.bincount(train_source.labels).min())
-    labels = config.few_label_probe.labels_per_class
-    require(
-        1 <= labels <= fewest,
-        "evaluation.few_label_probe.labels_per_class",
-        f"must be between 1 and the {fewest} images of the smallest class, got {labels}",
-    )
