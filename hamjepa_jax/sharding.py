@@ -63,15 +63,14 @@ def state_sharding(mesh: Mesh, abstract_state: Any) -> Any:
     return jax.tree.map(shard, abstract_state)
 
 
-def to_global_batch(mesh: Mesh, host_batch: Any) -> Any:
-    """Places this process's part of a batch on its devices as part of one global array.
+def place(host_array: np.ndarray, where: NamedSharding) -> jax.Array:
+    """Makes a global array of a host array that every process holds whole.
 
     Args:
-        mesh: the device mesh.
-        host_batch: a pytree of host arrays, the leading axis this process's share of the batch.
+        host_array: the values, the same in every process.
+        where: the placement of the result; each process copies only what its devices need.
 
     Returns:
-        Global arrays, split over all devices.
+        The global array.
     """
-    sharding = batch_sharding(mesh)
-    return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), host_batch)
+    return jax.make_array_from_callback(host_array.shape, where, lambda index: host_array[index])

@@ -48,7 +48,7 @@ class Telemetry:
         self._views_per_step, self._every_steps = views_per_step, every_steps
         self._start: tuple[int, float] | None = None
         self._progress = Progress(
-            TextColumn("training"),
+            TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("loss {task.fields[loss]}"),
@@ -56,7 +56,7 @@ class Telemetry:
             TimeRemainingColumn(),
             console=console,
         )
-        self._task = self._progress.add_task("training", total=total_steps, completed=first_step, loss="–", speed="–")
+        self._task = self._progress.add_task("compiling", total=total_steps, completed=first_step, loss="–", speed="–")
 
     def __enter__(self) -> "Telemetry":
         """Opens the log file and, on a terminal, shows the progress bar."""
@@ -103,6 +103,7 @@ class Telemetry:
                 self._console.print(self._plain_line(step, values, speed))
         self._progress.update(
             self._task,
+            description="training",
             completed=step + 1,
             loss=f"{values['loss']:.4f}",
             speed=f"{speed:,.0f}" if speed else "–",

@@ -172,14 +172,14 @@ def _loop(
         donate_argnums=0,
         out_shardings=(setup.shardings, sharding.replicated(setup.mesh)),
     )
-    images = jax.device_put(experiment.train_source.images, sharding.replicated(setup.mesh))
+    images = sharding.place(experiment.train_source.images, sharding.replicated(setup.mesh))
     batches = index_batches(len(experiment.train_source), batch_size=config.data.batch_size, seed=config.train.seed)
     save = partial(checkpointer.save, config=json.loads(config.to_json()))
     saved_at = time.monotonic()
     pending = None
     try:
         for step in range(first_step, experiment.total_steps):
-            example_ids = sharding.to_global_batch(setup.mesh, np.asarray(batches[step], np.int32))
+            example_ids = sharding.place(np.asarray(batches[step], np.int32), sharding.batch_sharding(setup.mesh))
             state, metrics = train_step(state, setup.key, np.int32(step), images, example_ids)
             # Metrics are read one step late, so that the device never waits for the host.
             if pending:

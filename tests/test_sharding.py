@@ -44,5 +44,7 @@ def test_nothing_is_split_when_fsdp_is_one():
 
 def test_a_batch_is_split_over_all_devices():
     mesh = sharding.make_mesh(data=2, fsdp=4)
-    batch = sharding.to_global_batch(mesh, np.arange(16))
+    batch = sharding.place(np.arange(16), sharding.batch_sharding(mesh))
     assert [shard.data.tolist() for shard in batch.addressable_shards] == [[2 * i, 2 * i + 1] for i in range(8)]
+    copies = sharding.place(np.arange(16), sharding.replicated(mesh))
+    assert [shard.data.tolist() for shard in copies.addressable_shards] == [list(range(16))] * 8

@@ -31,7 +31,7 @@ def build_step(config, mesh=None, objective=None):
         return jax.jit(step), init(jax.random.key(0)), jnp.asarray(images)
     shardings = sharding.state_sharding(mesh, jax.eval_shape(init, jax.random.key(0)))
     state = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
-    images = jax.device_put(images, sharding.replicated(mesh))
+    images = sharding.place(images, sharding.replicated(mesh))
     return jax.jit(step, out_shardings=(shardings, sharding.replicated(mesh))), state, images
 
 
@@ -47,7 +47,9 @@ def test_a_step_is_the_same_on_one_device_and_on_eight(digits_config, variant, m
     step, sharded, images = build_step(config, mesh)
     kernel = sharded.params["encoder"]["stage2_block1"]["conv2"]["kernel"]
     assert not kernel.sharding.is_fully_replicated
-    sharded, sharded_metrics = step(sharded, jax.random.key(1), 0, images, sharding.to_global_batch(mesh, ids))
+    sharded, sharded_metrics = step(
+        sharded, jax.random.key(1), 0, images, sharding.place(ids, sharding.batch_sharding(mesh))
+    )
     for name, value in metrics.items():
         np.testing.assert_allclose(sharded_metrics[name], value, rtol=2e-4, atol=1e-5, err_msg=name)
     for one, eight in zip(jax.tree.leaves(state.batch_stats), jax.tree.leaves(sharded.batch_stats), strict=True):
