@@ -9,6 +9,7 @@ def test_an_epoch_visits_no_example_twice_and_drops_the_incomplete_batch():
     epoch = np.concatenate([batches[step] for step in range(3)])
     assert len(set(epoch.tolist())) == 9
     assert set(epoch.tolist()) <= set(range(10))
+    assert [len(batches[step]) for step in range(7)] == [3] * 7
 
 
 def test_every_epoch_and_every_seed_has_its_own_order():

@@ -60,17 +60,17 @@ def test_split_gathers_the_first_half_of_every_tokens_channels_into_q():
 
 
 def test_initialisation_is_the_published_one():
-    _, variables, _ = build(image_size=32, widths=(64, 64, 64), token_d_f=64)
+    _, variables, _ = build(image_size=32, widths=(64, 128, 128), token_d_f=64)
     params = variables["params"]
-    uniform = {"stem_conv": 1 / 3, "token_conv": 1 / 8}
+    uniform = {"stem_conv": 1 / 3, "token_conv": 1 / np.sqrt(128)}
     for name, bound in uniform.items():
         kernel = np.abs(params[name]["kernel"])
         assert 0.98 * bound < kernel.max() <= bound
-    normal = params["stage1_block1"]["conv1"]["kernel"]
-    assert np.std(normal) == pytest.approx(np.sqrt(2 / (9 * 64)), rel=0.03)
-    assert np.abs(normal).max() > 3 * np.sqrt(2 / (9 * 64))
+    normal = params["stage2_block1"]["conv1"]["kernel"]
+    assert np.std(normal) == pytest.approx(np.sqrt(2 / (9 * 128)), rel=0.03)
+    assert np.abs(normal).max() > 3 * np.sqrt(2 / (9 * 128))
     shortcut = params["stage2_block1"]["shortcut_conv"]["kernel"]
-    assert np.std(shortcut) == pytest.approx(np.sqrt(2 / 64), rel=0.05)
+    assert np.std(shortcut) == pytest.approx(np.sqrt(2 / 128), rel=0.05)
     for path, values in traverse_util.flatten_dict(params).items():
         if path[-2].endswith(("bn", "bn1", "bn2")):
             np.testing.assert_array_equal(values, 1.0 if path[-1] == "scale" else 0.0)
@@ -90,9 +90,11 @@ def test_batch_norm_by_hand(float64):
 
 
 def test_adaptive_pool_bins_overlap():
-    # 3 rows into 2 bins: rows 0–1 and rows 1–2.
-    rows = jnp.arange(3.0)[None, :, None, None] * jnp.ones((1, 3, 3, 1))
-    np.testing.assert_allclose(adaptive_average_pool(rows, 2)[0, :, :, 0], [[0.5, 0.5], [1.5, 1.5]])
+    # 5 rows into 2 bins: rows 0–2 and rows 2–4. 4 rows into 3 bins: rows 0–1, 1–2 and 2–3.
+    for length, means in ((5, [1, 3]), (4, [0.5, 1.5, 2.5])):
+        rows = jnp.arange(float(length))[None, :, None, None] * jnp.ones((1, length, length, 1))
+        pooled = adaptive_average_pool(rows, len(means))[0, :, :, 0]
+        np.testing.assert_allclose(pooled, np.array(means)[:, None] * np.ones(len(means)), rtol=1e-6)
 
 
 def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
