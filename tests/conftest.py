@@ -1,9 +1,15 @@
-"""Eight CPU devices for every test, set before jax is first imported."""
+"""Eight CPU devices and one compilation cache for every test, set before jax is first imported."""
 
 import os
+import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+
+# Lives as long as the session; the processes that tests start share it.
+_CACHE = tempfile.TemporaryDirectory()
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import runpy  # noqa: E402
 from pathlib import Path  # noqa: E402
