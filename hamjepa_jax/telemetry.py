@@ -109,8 +109,7 @@ class Telemetry:
             speed=f"{speed:,.0f}" if speed else "–",
         )
         if not finite:
-            broken = [name for name, value in values.items() if not math.isfinite(value)]
-            raise NonFiniteError(step, [name for name in broken if name not in CONSEQUENCES] or broken)
+            raise NonFiniteError(step, _broken_terms(values))
 
     def _plain_line(self, step: int, values: Mapping[str, float], speed: float | None) -> str:
         line = f"step {step + 1:>{len(str(self._total_steps))}}/{self._total_steps}  loss {values['loss']:.4f}"
@@ -118,6 +117,13 @@ class Telemetry:
             left = (self._total_steps - step - 1) * self._views_per_step / speed
             line += f"  {speed:,.0f} views/s  {int(left // 60)}:{int(left % 60):02d} left"
         return line
+
+
+def _broken_terms(values: Mapping[str, float]) -> list[str]:
+    broken = [name for name, value in values.items() if not math.isfinite(value)]
+    terms = [name for name in values if name not in CONSEQUENCES]
+    broken_terms = [name for name in broken if name in terms]
+    return ["every term"] if broken_terms == terms else broken_terms or broken
 
 
 def _drop_records_from(log_file: Path, first_step: int) -> None:
