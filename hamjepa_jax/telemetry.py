@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -82,7 +83,7 @@ class Telemetry:
         Raises:
             NonFiniteError: naming the terms that are not finite; the record is logged all the same.
         """
-        values = {name: float(value) for name, value in metrics.items()}
+        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
         finite = bool(values.pop("finite"))
         # The clock starts after the first step, whose compilation would spoil the speed.
         now = time.monotonic()

@@ -174,6 +174,8 @@ def _loop(
     )
     images = sharding.place(experiment.train_source.images, sharding.replicated(setup.mesh))
     batches = index_batches(len(experiment.train_source), batch_size=config.data.batch_size, seed=config.train.seed)
+    # Known in advance: asking the schedule in the loop would wait for the step before it on the device.
+    learning_rates = np.asarray(jax.vmap(experiment.learning_rate)(np.arange(experiment.total_steps)))
     save = partial(checkpointer.save, config=json.loads(config.to_json()))
     saved_at = time.monotonic()
     pending = None
@@ -184,7 +186,7 @@ def _loop(
             # Metrics are read one step late, so that the device never waits for the host.
             if pending:
                 telemetry.record(*pending)
-            pending = (step, metrics, float(experiment.learning_rate(step)))
+            pending = (step, metrics, float(learning_rates[step]))
             if stop.signal_number is not None:
                 break
             if _is_due(config.checkpoint, step + 1, saved_at):

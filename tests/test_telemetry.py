@@ -74,7 +74,7 @@ def test_resuming_drops_the_records_that_will_be_repeated(tmp_path):
     ("broken", "terms"),
     [
         ({"loss": math.nan, "prediction": 1.0, "logdet": math.inf}, ["logdet"]),
-        ({"loss": math.nan, "prediction": math.nan, "logdet": math.inf, "mean": 0.0}, ["prediction", "logdet"]),
+        ({"loss": math.nan, "prediction": math.nan, "logdet": math.inf, "mean": 0.0}, ["logdet", "prediction"]),
         ({"loss": math.nan, "prediction": math.nan, "logdet": math.nan}, ["every term"]),
         ({"loss": math.inf, "prediction": 1.0, "logdet": 0.0}, ["loss"]),
     ],
