@@ -12,7 +12,7 @@ class Checkpointer:
     """Saves and restores training states in a directory, the newest `keep` of them."""
 
     def __init__(self, directory: Path, *, keep: int):
-        """Opens the directory; it is created by the first save.
+        """Opens the directory, which is created if there is none.
 
         Args:
             directory: where the checkpoints live.

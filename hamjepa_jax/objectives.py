@@ -1,4 +1,4 @@
-"""Training objectives: HamJEPA and LeJEPA, each a sum of weighted terms of the stacked views z_VxBxD (SPEC §3, §5).
+"""Training objectives: HamJEPA and LeJEPA, each a sum of weighted terms of the stacked views z_VxBxD.
 
 An objective returns (loss, metrics). The loss is a plain mean over global arrays, so that on any number of devices it
 and its gradient are those of the whole batch; metrics hold every unweighted term and the statistics behind it.

@@ -1,4 +1,4 @@
-"""The optimizer: schedules, the two parameter groups, and the optax chain (SPEC §5)."""
+"""The optimizer: schedules, the two parameter groups, and the optax chain."""
 
 import optax
 

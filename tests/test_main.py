@@ -49,7 +49,9 @@ MISTAKES = {
 
 
 def environment():
-    return {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    """One device, as for a newcomer, and no compilation cache: some versions of jax warn when they load from it."""
+    left_out = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
+    return {key: value for key, value in os.environ.items() if key not in left_out}
 
 
 def command(*arguments):

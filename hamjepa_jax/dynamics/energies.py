@@ -1,4 +1,4 @@
-"""Energies H(q, p): what the Hamiltonian flow conserves, and what HamJEPA learns (SPEC: HamJEPA §3).
+"""Energies H(q, p): what the Hamiltonian flow conserves, and what HamJEPA learns.
 
 An energy is a NamedTuple of pure functions on explicit parameters. Positions q and momenta p have shape (..., d);
 every leading axis is a batch axis. An energy that has a `potential` is separable, H(q, p) = ½‖p‖² + V(q).

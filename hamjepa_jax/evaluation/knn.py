@@ -1,4 +1,4 @@
-"""Nearest-neighbour classification with cosine similarity and an unweighted vote (SPEC §7)."""
+"""Nearest-neighbour classification with cosine similarity and an unweighted vote."""
 
 from collections.abc import Sequence
 from functools import partial

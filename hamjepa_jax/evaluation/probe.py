@@ -1,4 +1,4 @@
-"""Linear probes on frozen features: LayerNorm and a dense layer, AdamW with a cosine to zero (SPEC §7)."""
+"""Linear probes on frozen features: LayerNorm and a dense layer, AdamW with a cosine to zero."""
 
 from functools import partial
 

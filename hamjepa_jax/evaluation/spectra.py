@@ -1,4 +1,4 @@
-"""Geometry of a cloud of features: covariance spectrum, effective rank, cosines and norms (SPEC §7)."""
+"""Geometry of a cloud of features: covariance spectrum, effective rank, cosines and norms."""
 
 import numpy as np
 

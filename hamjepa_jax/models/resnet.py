@@ -1,7 +1,6 @@
-"""ResNet token encoders: the feature map of a stage, projected to a few channels, is the embedding (SPEC §1)."""
+"""ResNet token encoders: the feature map of a stage, projected to a few channels, is the embedding."""
 
-import math
-from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +14,10 @@ MODES = ("tokens", "global")
 _fan_out_normal = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
-def _fan_in_uniform(key: jax.Array, shape: Sequence[int], dtype: jnp.dtype = jnp.float32) -> jax.Array:
-    """Uniform in ±1/√fan_in, fan_in the product of all axes but the last."""
-    bound = 1.0 / math.sqrt(math.prod(shape[:-1]))
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
+def _uniform(*, fan_in: int) -> nn.initializers.Initializer:
+    """Uniform in ±1/√fan_in."""
+    bound = fan_in**-0.5
+    return lambda key, shape, dtype=jnp.float32: jax.random.uniform(key, shape, dtype, -bound, bound)
 
 
 def adaptive_average_pool(x_NxHxWxC: jax.Array, size: int) -> jax.Array:
@@ -60,39 +59,14 @@ class BasicBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Maps x (N, H, W, C) to (N, H/stride, W/stride, features)."""
-        strides = (self.stride, self.stride)
-        conv = nn.Conv(
-            self.features,
-            (3, 3),
-            strides,
-            padding=1,
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=_fan_out_normal,
-            name="conv1",
-        )
-        y = nn.relu(BatchNorm(name="bn1")(conv(x), train=train))
-        conv = nn.Conv(
-            self.features,
-            (3, 3),
-            padding=1,
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=_fan_out_normal,
-            name="conv2",
-        )
-        y = BatchNorm(name="bn2")(conv(y), train=train)
+        conv = partial(nn.Conv, self.features, use_bias=False, dtype=self.dtype, kernel_init=_fan_out_normal)
+        y = conv(kernel_size=(3, 3), strides=self.stride, padding=1, name="conv1")(x)
+        y = nn.relu(BatchNorm(name="bn1")(y, train=train))
+        y = conv(kernel_size=(3, 3), padding=1, name="conv2")(y)
+        y = BatchNorm(name="bn2")(y, train=train)
         if x.shape[-1] != self.features or self.stride != 1:
-            conv = nn.Conv(
-                self.features,
-                (1, 1),
-                strides,
-                use_bias=False,
-                dtype=self.dtype,
-                kernel_init=_fan_out_normal,
-                name="shortcut_conv",
-            )
-            x = BatchNorm(name="shortcut_bn")(conv(x), train=train)
+            x = conv(kernel_size=(1, 1), strides=self.stride, name="shortcut_conv")(x)
+            x = BatchNorm(name="shortcut_bn")(x, train=train)
         return nn.relu(x + y)
 
 
@@ -142,44 +116,25 @@ class ResNetEncoder(nn.Module):
                 name = f"stage{stage + 1}_block{block + 1}"
                 x = BasicBlock(self.widths[stage], stride, self.dtype, name=name)(x, train=train)
         if self.mode == "global":
-            head = nn.Dense(
-                self.out_dim,
-                dtype=self.dtype,
-                kernel_init=_fan_in_uniform,
-                bias_init=lambda key, shape, dtype=jnp.float32: jax.random.uniform(
-                    key, shape, dtype, -(self.widths[-1] ** -0.5), self.widths[-1] ** -0.5
-                ),
-                name="head",
-            )
+            uniform = _uniform(fan_in=x.shape[-1])
+            head = nn.Dense(self.out_dim, dtype=self.dtype, kernel_init=uniform, bias_init=uniform, name="head")
             return head(jnp.mean(x, axis=(1, 2)))
         return self._tokens(x, train=train)
 
     def _stem(self, x: jax.Array, *, train: bool) -> jax.Array:
-        cifar = self.stem == "cifar"
-        conv = nn.Conv(
-            self.widths[0],
-            (3, 3) if cifar else (7, 7),
-            1 if cifar else 2,
-            padding=1 if cifar else 3,
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=_fan_in_uniform if cifar else _fan_out_normal,
-            name="stem_conv",
-        )
-        x = nn.relu(BatchNorm(name="stem_bn")(conv(x), train=train))
-        return x if cifar else nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        conv = partial(nn.Conv, self.widths[0], use_bias=False, dtype=self.dtype, name="stem_conv")
+        if self.stem == "cifar":
+            x = conv(kernel_size=(3, 3), padding=1, kernel_init=_uniform(fan_in=9 * x.shape[-1]))(x)
+        else:
+            x = conv(kernel_size=(7, 7), strides=2, padding=3, kernel_init=_fan_out_normal)(x)
+        x = nn.relu(BatchNorm(name="stem_bn")(x, train=train))
+        return x if self.stem == "cifar" else nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
 
     def _tokens(self, x: jax.Array, *, train: bool) -> jax.Array:
         if self.token_hw is not None and x.shape[1:3] != (self.token_hw, self.token_hw):
             x = adaptive_average_pool(x, self.token_hw)
-        conv = nn.Conv(
-            self.token_d_f,
-            (1, 1),
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=_fan_in_uniform,
-            name="token_conv",
-        )
+        uniform = _uniform(fan_in=x.shape[-1])
+        conv = nn.Conv(self.token_d_f, (1, 1), use_bias=False, dtype=self.dtype, kernel_init=uniform, name="token_conv")
         tokens = BatchNorm(name="token_bn")(conv(x), train=train)
         if not self.split_qp:
             return tokens.reshape(tokens.shape[0], -1)

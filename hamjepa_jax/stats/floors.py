@@ -1,4 +1,4 @@
-"""HamJEPA's scale and spectral floors: they stop collapse without asking for isotropy (SPEC: HamJEPA §5).
+"""HamJEPA's scale and spectral floors: they stop collapse without asking for isotropy.
 
 Every function takes the rows of the global batch and returns (loss, statistics), the statistics being what the loss
 compares with its floors.
