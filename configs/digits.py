@@ -127,7 +127,7 @@ def hamjepa() -> dict:
 def sigreg() -> dict:
     """LeJEPA in the form published with HamJEPA, with LeJEPA's own directions and knots.
 
-    HamJEPA's baseline takes 64 directions and 9 knots; on digits it is weaker by two points.
+    HamJEPA's baseline takes 64 directions and 9 knots, which did worse on digits.
     """
     return dict(
         name="lejepa",
