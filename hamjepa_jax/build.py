@@ -19,6 +19,7 @@ from hamjepa_jax.dynamics.integrators import SCHEMES
 from hamjepa_jax.dynamics.predictors import Predictor
 from hamjepa_jax.errors import UserError, require, require_known
 from hamjepa_jax.models.resnet import MODES, STEMS, ResNetEncoder
+from hamjepa_jax.state import TrainState, init_state
 from hamjepa_jax.stats import floors, slicing
 from hamjepa_jax.stats.univariate import WEIGHTS
 from hamjepa_jax.step import Objective, Views
@@ -80,7 +81,7 @@ class Experiment(NamedTuple):
         objective: the loss of the embeddings, see `step.Objective`.
         optimizer: the optimizer.
         learning_rate: the encoder's schedule, for the logs.
-        image_shape: (H, W, C) of a view.
+        initial_state: PRNG key → the state before the first step.
         steps_per_epoch: updates in an epoch.
         total_steps: updates in the whole run.
     """
@@ -94,7 +95,7 @@ class Experiment(NamedTuple):
     objective: Objective
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
-    image_shape: tuple[int, int, int]
+    initial_state: Callable[[jax.Array], TrainState]
     steps_per_epoch: int
     total_steps: int
 
@@ -117,6 +118,7 @@ def experiment(config: ConfigDict) -> Experiment:
         except KeyError:
             raise UserError(f"config.{key}: missing; configs/digits.py has every field") from None
         require(value is None or value >= bound, key, f"must be at least {bound}, got {value}")
+    require(config.train.seed < 2**32, "train.seed", f"must be below 2**32, got {config.train.seed}")
     require_known(config.data.name, SOURCES, "data.name")
     train_source, test_source = SOURCES[config.data.name]("train"), SOURCES[config.data.name]("test")
     batch_size = config.data.batch_size
@@ -146,7 +148,9 @@ def experiment(config: ConfigDict) -> Experiment:
         objective=_objective(config, network, flow, image_shape, steps_per_epoch),
         optimizer=optimizer,
         learning_rate=learning_rate,
-        image_shape=image_shape,
+        initial_state=partial(
+            init_state, encoder=network, predictor=flow, optimizer=optimizer, image_shape=image_shape
+        ),
         steps_per_epoch=steps_per_epoch,
         total_steps=total_steps,
     )
@@ -220,11 +224,8 @@ def _optimizer(
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
     settings = config.optimizer
     require_known(settings.clip_over, optim.CLIP_OVER, "optimizer.clip_over")
-    require(
-        settings.learning_rate > 0,
-        "optimizer.learning_rate",
-        f"must be positive, got {settings.learning_rate}",
-    )
+    rate = settings.learning_rate
+    require(rate > 0, "optimizer.learning_rate", f"must be positive, got {rate}")
     require(
         settings.warmup_epochs < config.train.epochs,
         "optimizer.warmup_epochs",
@@ -327,11 +328,8 @@ def _lejepa(config: ConfigDict, flow: Predictor, state_dim: int, steps_per_epoch
     settings = config.objective.to_dict()
     require_known(settings["form"], objectives.SIGREG_FORMS, "objective.form")
     require_known(settings["weight"], WEIGHTS, "objective.weight")
-    require(
-        settings["num_points"] >= 2,
-        "objective.num_points",
-        f"must be at least 2, got {settings['num_points']}",
-    )
+    num_points = settings["num_points"]
+    require(num_points >= 2, "objective.num_points", f"must be at least 2, got {num_points}")
     del settings["name"]
     num_directions = settings.pop("num_directions")
     require(num_directions >= 1, "objective.num_directions", f"must be at least 1, got {num_directions}")

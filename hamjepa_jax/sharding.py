@@ -25,8 +25,8 @@ def make_mesh(*, data: int, fsdp: int) -> Mesh:
     """
     devices = jax.device_count()
     shape = [data, fsdp]
-    if shape.count(-1) == 1 and devices % -int(np.prod(shape)) == 0:
-        shape[shape.index(-1)] = devices // -int(np.prod(shape))
+    if shape.count(-1) == 1:
+        shape[shape.index(-1)] = devices // max(max(shape), 1)
     if int(np.prod(shape)) != devices or min(shape) < 1:
         raise ValueError(f"data={data} and fsdp={fsdp} do not multiply to the {devices} devices")
     return jax.make_mesh(tuple(shape), MESH_AXES, axis_types=(AxisType.Auto, AxisType.Auto))

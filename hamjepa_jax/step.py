@@ -53,7 +53,7 @@ def make_train_step(
     Returns:
         `train_step(state, key, step, images, example_ids) -> (state, metrics)`: `key` is the key of the run, `step`
         the number of the step that the batch belongs to, `images` the uint8 data set (N, H, W, C) on the device, and
-        `example_ids` (B,) the rows of it that make up the batch. Metrics hold the loss, its terms, the gradient norms,
+        `example_ids` (B,) the rows of it that make up the batch. Metrics hold the loss, its terms, the gradient norm
         and `finite`.
     """
 

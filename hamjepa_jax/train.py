@@ -4,9 +4,9 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ from hamjepa_jax.build import Experiment
 from hamjepa_jax.checkpoint import Checkpointer
 from hamjepa_jax.data.pipeline import index_batches
 from hamjepa_jax.errors import Interrupted, NonFiniteError, UserError, require
-from hamjepa_jax.state import TrainState, init_state
+from hamjepa_jax.state import TrainState
 from hamjepa_jax.step import make_train_step
 from hamjepa_jax.telemetry import Telemetry
 from hamjepa_jax.workdir import Workdir
@@ -38,14 +38,14 @@ class Setup(NamedTuple):
     Attributes:
         mesh: the device mesh.
         key: the key of the run, on every device.
-        initialize: jitted, () → the initial state, placed on the mesh.
+        initialize: jitted, PRNG key → the initial state, placed on the mesh.
         abstract_state: its shapes and dtypes.
         shardings: its placement.
     """
 
     mesh: Mesh
     key: jax.Array
-    initialize: Any
+    initialize: Callable[[jax.Array], TrainState]
     abstract_state: TrainState
     shardings: TrainState
 
@@ -73,17 +73,10 @@ def set_up(config: ConfigDict, experiment: Experiment) -> Setup:
         f"must be a multiple of the {mesh.size} devices, got {config.data.batch_size}",
     )
     key = jax.random.key(config.train.seed)
-    initialize = partial(
-        init_state,
-        encoder=experiment.encoder,
-        predictor=experiment.predictor,
-        optimizer=experiment.optimizer,
-        image_shape=experiment.image_shape,
-    )
-    abstract_state = jax.eval_shape(initialize, key)
+    abstract_state = jax.eval_shape(experiment.initial_state, key)
     shardings = sharding.state_sharding(mesh, abstract_state)
     key = jax.device_put(key, sharding.replicated(mesh))
-    return Setup(mesh, key, jax.jit(initialize, out_shardings=shardings), abstract_state, shardings)
+    return Setup(mesh, key, jax.jit(experiment.initial_state, out_shardings=shardings), abstract_state, shardings)
 
 
 def restore(config: ConfigDict, setup: Setup, workdir: Workdir) -> TrainState:

@@ -29,6 +29,7 @@ MISTAKES = [
     ("optimizer.warmup_epochs", 1, "must be below the 1 epochs"),
     ("optimizer.clip_over", "some", "known: all, encoder, none"),
     ("train.epochs", 0, "must be at least 1, got 0"),
+    ("train.seed", 2**32, "must be below 2**32, got 4294967296"),
     ("log.every_steps", 0, "must be at least 1, got 0"),
 ]
 

@@ -13,7 +13,7 @@ def test_minus_one_takes_the_rest_of_the_devices():
     assert dict(sharding.make_mesh(data=2, fsdp=-1).shape) == {"data": 2, "fsdp": 4}
 
 
-@pytest.mark.parametrize(("data", "fsdp"), [(3, 1), (-1, 3), (-1, -1), (8, 2), (0, 8)])
+@pytest.mark.parametrize(("data", "fsdp"), [(3, 1), (-1, 3), (-1, -1), (8, 2), (0, 8), (-1, 0), (-1, -2), (16, -1)])
 def test_axes_that_do_not_fit_are_named(data, fsdp):
     with pytest.raises(ValueError, match=f"data={data} and fsdp={fsdp} do not multiply to the 8 devices"):
         sharding.make_mesh(data=data, fsdp=fsdp)

@@ -1,25 +1,15 @@
-from functools import partial
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from hamjepa_jax import build, sharding
-from hamjepa_jax.state import init_state
 from hamjepa_jax.step import make_train_step
 
 
 def build_step(config, mesh=None, objective=None):
     """The jitted train step of a config, its initial state, and the images."""
     experiment = build.experiment(config)
-    init = partial(
-        init_state,
-        encoder=experiment.encoder,
-        predictor=experiment.predictor,
-        optimizer=experiment.optimizer,
-        image_shape=experiment.image_shape,
-    )
     step = make_train_step(
         encoder=experiment.encoder,
         views=experiment.views,
@@ -28,9 +18,9 @@ def build_step(config, mesh=None, objective=None):
     )
     images = experiment.train_source.images
     if mesh is None:
-        return jax.jit(step), init(jax.random.key(0)), jnp.asarray(images)
-    shardings = sharding.state_sharding(mesh, jax.eval_shape(init, jax.random.key(0)))
-    state = jax.jit(init, out_shardings=shardings)(jax.random.key(0))
+        return jax.jit(step), experiment.initial_state(jax.random.key(0)), jnp.asarray(images)
+    shardings = sharding.state_sharding(mesh, jax.eval_shape(experiment.initial_state, jax.random.key(0)))
+    state = jax.jit(experiment.initial_state, out_shardings=shardings)(jax.random.key(0))
     images = sharding.place(images, sharding.replicated(mesh))
     return jax.jit(step, out_shardings=(shardings, sharding.replicated(mesh))), state, images
 
