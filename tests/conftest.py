@@ -13,11 +13,29 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 import runpy  # noqa: E402
 from pathlib import Path  # noqa: E402
 
+import hypothesis  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 
 REPOSITORY = Path(__file__).parents[1]
+
+# The same examples in every run. An example may compile for seconds, so there is no deadline and nothing is shrunk.
+hypothesis.settings.register_profile(
+    "suite",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    phases=(hypothesis.Phase.explicit, hypothesis.Phase.generate),
+)
+hypothesis.settings.load_profile("suite")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_compiled_functions():
+    """Frees what a module compiled, which is gigabytes for all of them together."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture
@@ -27,7 +45,7 @@ def float64():
         yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def digits_config():
     """A function from a variant to the digits config, shrunk so that a step takes milliseconds."""
 

@@ -43,6 +43,7 @@ COMPOSITIONS = {
     "leapfrog": Composition(0.5, 0.5, (1.0,)),
     "symplectic_euler": Composition(1.0, 0.0, (1.0,)),
     "yoshida4": Composition(0.5, 0.5, (_YOSHIDA_OUTER, 1.0 - 2.0 * _YOSHIDA_OUTER, _YOSHIDA_OUTER)),
+    "published_leapfrog": Composition(0.5, 0.5, (1.0,)),
 }
 SCHEMES = (*COMPOSITIONS, "implicit_midpoint", "explicit_euler")
 
@@ -71,8 +72,10 @@ def integrate(
         p: momenta (..., d).
         step_size: step τ, in units of time.
         num_steps: number of steps K.
-        scheme: one of `SCHEMES`. `yoshida4` is of order 4, `explicit_euler` is not symplectic (a control), the
-            others are of order 2 (`leapfrog`, `implicit_midpoint`) and 1 (`symplectic_euler`).
+        scheme: one of `SCHEMES`. `yoshida4` is of order 4, `leapfrog` and `implicit_midpoint` are of order 2,
+            `symplectic_euler` of order 1; `explicit_euler` is not symplectic (a control). `published_leapfrog` is
+            leapfrog for a separable energy, and for a coupled one what the published PyTorch code computes, see
+            `_published_leapfrog`.
         direction: +1 forwards or −1 backwards in time.
         residual_scale: factor s of the learned part of the energy.
 
@@ -100,6 +103,8 @@ def integrate(
 
     time_step = direction * step_size
     force, velocity = _gradients(energy, params, residual_scale)
+    if scheme == "published_leapfrog" and energy.potential is None:
+        return _published_leapfrog(force, velocity, q, p, time_step, num_steps)
     if scheme in COMPOSITIONS:
         return _integrate_explicitly(
             COMPOSITIONS[scheme],
@@ -117,6 +122,30 @@ def integrate(
         return step(force, velocity, *carry, time_step), None
 
     return jax.lax.scan(body, (q, p), length=num_steps)[0]
+
+
+def trajectory(
+    energy: Energy, params: Params, q: jax.Array, p: jax.Array, *, num_steps: int, **settings: object
+) -> tuple[jax.Array, jax.Array]:
+    """The states after each of `num_steps` steps.
+
+    Args:
+        energy: the Hamiltonian H.
+        params: its parameters.
+        q: positions (..., d).
+        p: momenta (..., d).
+        num_steps: number of steps K.
+        **settings: `step_size` and the other keyword arguments of `integrate`.
+
+    Returns:
+        Positions and momenta (K, ..., d) at times τ, 2τ, …, Kτ.
+    """
+
+    def body(state, _):
+        state = integrate(energy, params, *state, num_steps=1, **settings)
+        return state, state
+
+    return jax.lax.scan(body, (q, p), length=num_steps)[1]
 
 
 def _gradients(energy: Energy, params: Params, residual_scale: chex.Numeric) -> tuple[Gradient, Gradient]:
@@ -161,6 +190,32 @@ def _integrate_explicitly(
     substeps = time_step * jnp.tile(jnp.asarray(composition.substeps, q.dtype), num_steps)
     (q, p, _), _ = jax.lax.scan(kick_drift_kick, (q, p, force(q, p)), substeps)
     return q, p
+
+
+def _published_leapfrog(
+    force: Gradient, velocity: Gradient, q: jax.Array, p: jax.Array, time_step: chex.Numeric, num_steps: int
+) -> tuple[jax.Array, jax.Array]:
+    """Leapfrog as the published code computes it for a coupled energy.
+
+    From the second step on, the force of the first kick is the total derivative dH(q, p(q))/dq = H_q + (∂p/∂q)ᵀH_p,
+    because p = p½ − τ/2·H_q(q, p½) there still depends on q for automatic differentiation. Every step after the first
+    therefore grows volume by a factor of about exp(d·τ²/4).
+    """
+
+    def drift(q, p_half):
+        return q + time_step * velocity(q, p_half), p_half
+
+    def body(carry, _):
+        q, p_half = carry
+        p, pull_back = jax.vjp(lambda q: p_half - 0.5 * time_step * force(q, p_half), q)
+        total_force = force(q, p) + pull_back(velocity(q, p))[0]
+        return drift(q, p - 0.5 * time_step * total_force), None
+
+    if num_steps == 0:
+        return q, p
+    first = drift(q, p - 0.5 * time_step * force(q, p))
+    (q, p_half), _ = jax.lax.scan(body, first, length=num_steps - 1)
+    return q, p_half - 0.5 * time_step * force(q, p_half)
 
 
 def _midpoint_step(force, velocity, q, p, time_step):

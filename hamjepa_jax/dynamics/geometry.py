@@ -1,0 +1,151 @@
+"""What a symplectic map preserves, measured: area, volume, reversibility, and a nearby energy.
+
+With Ω = [[0, I], [−I, 0]] a map of states z = [q ; p] with Jacobian J is symplectic if JᵀΩJ = Ω; then |det J| = 1.
+Every function maps over leading axes and computes in the dtype of its input: float64 states show the map itself,
+float32 states the rounding.
+"""
+
+from collections.abc import Callable
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from hamjepa_jax.dynamics.energies import Energy, Params
+from hamjepa_jax.dynamics.integrators import integrate
+from hamjepa_jax.dynamics.predictors import split_state
+
+Map = Callable[[jax.Array], jax.Array]
+
+
+def jacobian(map_fn: Map, z: jax.Array) -> jax.Array:
+    """The Jacobian J = ∂map(z)/∂z, by forward differentiation.
+
+    Args:
+        map_fn: a map of single states (D,) → (D,).
+        z: states (..., D).
+
+    Returns:
+        Jacobians (..., D, D), outputs along the first of the two axes.
+    """
+    dim = z.shape[-1]
+    jacobians = jax.vmap(jax.jacfwd(map_fn))(z.reshape(-1, dim))
+    chex.assert_shape(jacobians, (None, dim, dim))
+    return jacobians.reshape(*z.shape, dim)
+
+
+def symplectic_defect(map_fn: Map, z: jax.Array) -> jax.Array:
+    """How far a map is from symplectic, the largest entry of |JᵀΩJ − Ω|.
+
+    Args:
+        map_fn: a map of single states (2d,) → (2d,).
+        z: states [q ; p] (..., 2d).
+
+    Returns:
+        Defects (...,), zero for a symplectic map.
+
+    Raises:
+        ValueError: if the states have an odd size.
+
+    References:
+        Hairer, Lubich & Wanner, "Geometric Numerical Integration", chapter VI.
+    """
+    gradients_of_q, gradients_of_p = split_state(jnp.swapaxes(jacobian(map_fn, z), -1, -2))
+    half_form = gradients_of_q @ jnp.swapaxes(gradients_of_p, -1, -2)
+    form = half_form - jnp.swapaxes(half_form, -1, -2)
+    dim = z.shape[-1]
+    omega = jnp.eye(dim, k=dim // 2, dtype=form.dtype) - jnp.eye(dim, k=-dim // 2, dtype=form.dtype)
+    return jnp.max(jnp.abs(form - omega), axis=(-2, -1))
+
+
+def log_abs_det_jacobian(map_fn: Map, z: jax.Array) -> jax.Array:
+    """The logarithm of the factor by which a map changes volume, log|det J|.
+
+    Args:
+        map_fn: a map of single states (D,) → (D,).
+        z: states (..., D).
+
+    Returns:
+        Logarithms (...,) in nats, zero for a symplectic map.
+    """
+    return jnp.linalg.slogdet(jacobian(map_fn, z))[1]
+
+
+def reversibility_error(
+    energy: Energy,
+    params: Params,
+    q: jax.Array,
+    p: jax.Array,
+    *,
+    step_size: chex.Numeric,
+    num_steps: int,
+    scheme: str = "leapfrog",
+    residual_scale: chex.Numeric = 1.0,
+) -> jax.Array:
+    """How far the flow is from reversible, the largest entry of |R∘Φ∘R∘Φ(z) − z| with R(q, p) = (q, −p).
+
+    Args:
+        energy: the Hamiltonian H.
+        params: its parameters.
+        q: positions (..., d).
+        p: momenta (..., d).
+        step_size: step τ.
+        num_steps: number of steps.
+        scheme: name of an integrator.
+        residual_scale: factor s of the learned part of the energy.
+
+    Returns:
+        Errors (...,), zero for a reversible flow.
+    """
+    flow = partial(
+        integrate,
+        energy,
+        params,
+        step_size=step_size,
+        num_steps=num_steps,
+        scheme=scheme,
+        residual_scale=residual_scale,
+    )
+    q_ahead, p_ahead = flow(q, p)
+    q_back, p_back = flow(q_ahead, -p_ahead)
+    return jnp.max(jnp.abs(jnp.concatenate([q_back - q, -p_back - p], axis=-1)), axis=-1)
+
+
+def modified_energy(
+    energy: Energy,
+    params: Params,
+    q: jax.Array,
+    p: jax.Array,
+    *,
+    step_size: chex.Numeric,
+    residual_scale: chex.Numeric = 1.0,
+) -> jax.Array:
+    """The energy that leapfrog conserves to order τ⁴, H̃ = H + τ²·(pᵀ∇²V(q)p/12 − ‖∇V(q)‖²/24).
+
+    Args:
+        energy: a separable Hamiltonian H = ½‖p‖² + V(q).
+        params: its parameters.
+        q: positions (..., d).
+        p: momenta (..., d).
+        step_size: step τ.
+        residual_scale: factor s of the learned part of the energy.
+
+    Returns:
+        Modified energies (...,).
+
+    Raises:
+        ValueError: for a coupled energy.
+
+    References:
+        Hairer, Lubich & Wanner, "Geometric Numerical Integration", section IX.3.
+    """
+    if energy.potential is None:
+        raise ValueError("energy: the modified energy of leapfrog is known for separable energies only")
+
+    def total_potential(q):
+        return jnp.sum(energy.potential(params, q, residual_scale=residual_scale))
+
+    gradient, hessian_p = jax.jvp(jax.grad(total_potential), (q,), (p,))
+    correction = jnp.sum(p * hessian_p, axis=-1) / 12.0 - jnp.sum(jnp.square(gradient), axis=-1) / 24.0
+    return energy.value(params, q, p, residual_scale=residual_scale) + step_size**2 * correction

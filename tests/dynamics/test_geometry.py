@@ -1,0 +1,62 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hamjepa_jax.dynamics import energies, geometry
+
+pytestmark = pytest.mark.usefixtures("float64")
+
+
+def states(dim=3, batch=(2, 5)):
+    return jax.random.normal(jax.random.key(0), (*batch, 2 * dim))
+
+
+def test_jacobian_has_outputs_before_inputs():
+    matrix = jnp.arange(16.0).reshape(4, 4)
+    found = geometry.jacobian(lambda z: matrix @ z, states(dim=2))
+    np.testing.assert_allclose(found, jnp.broadcast_to(matrix, (2, 5, 4, 4)))
+
+
+def test_a_shear_of_the_momenta_is_symplectic_and_a_scaling_is_not():
+    def kick(z):
+        q, p = jnp.split(z, 2)
+        return jnp.concatenate([q, p - 0.3 * q**3])
+
+    np.testing.assert_allclose(geometry.symplectic_defect(kick, states()), np.zeros((2, 5)), atol=1e-15)
+    np.testing.assert_allclose(geometry.symplectic_defect(lambda z: 2 * z, states()), np.full((2, 5), 3.0))
+
+
+def test_keeping_volume_is_not_enough_to_be_symplectic():
+    # q₁ is stretched and q₂ shrunk, but their momenta stay as they are.
+    squeeze = jnp.diag(jnp.array([2.0, 0.5, 1.0, 1.0]))
+    z = states(dim=2)
+    np.testing.assert_allclose(geometry.log_abs_det_jacobian(lambda z: squeeze @ z, z), np.zeros((2, 5)), atol=1e-15)
+    np.testing.assert_allclose(geometry.symplectic_defect(lambda z: squeeze @ z, z), np.full((2, 5), 1.0))
+
+
+def test_log_det_of_a_scaling():
+    found = geometry.log_abs_det_jacobian(lambda z: -2 * z, states())
+    np.testing.assert_allclose(found, np.full((2, 5), 6 * np.log(2)))
+
+
+def test_reversibility_of_the_schemes():
+    energy = energies.separable_mlp(hidden_dim=6, depth=2, base_coeff=0.7)
+    params = energy.init(jax.random.key(0), 3)
+    q, p = jnp.split(states(), 2, axis=-1)
+    for scheme, reversible in (("leapfrog", True), ("symplectic_euler", False), ("explicit_euler", False)):
+        error = geometry.reversibility_error(energy, params, q, p, step_size=0.2, num_steps=3, scheme=scheme)
+        assert error.shape == (2, 5)
+        assert np.all(error < 1e-13) if reversible else np.all(error > 1e-4), scheme
+
+
+def test_modified_energy_of_the_oscillator_by_hand():
+    q, p = jnp.array([1.0, 0.0]), jnp.array([3.0, 2.0])
+    found = geometry.modified_energy(energies.quadratic(), {}, q, p, step_size=0.5)
+    assert found == pytest.approx(0.5 * (1 + 13) + 0.25 * (13 / 12 - 1 / 24))
+
+
+def test_modified_energy_needs_a_separable_energy():
+    energy = energies.coupled_mlp(hidden_dim=2, depth=1)
+    with pytest.raises(ValueError, match="for separable energies only"):
+        geometry.modified_energy(energy, energy.init(jax.random.key(0), 2), *jnp.ones((2, 2)), step_size=0.1)
