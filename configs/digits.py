@@ -84,7 +84,7 @@ def get_config(variant: str = "hamjepa") -> ml_collections.ConfigDict:
         clip_norm=1.0,
         clip_over="all" if variant == "hamjepa" else "none",
     )
-    config.train = dict(epochs=30, max_steps=config_dict.placeholder(int), seed=42)
+    config.train = dict(epochs=30, max_steps=config_dict.placeholder(int), microbatches=1, seed=42)
     config.checkpoint = dict(every_steps=config_dict.placeholder(int), every_minutes=10.0, keep=2)
     config.mesh = dict(data=-1, fsdp=1)
     config.evaluation = dict(

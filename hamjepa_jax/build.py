@@ -45,6 +45,7 @@ AUGMENTATIONS = {"digit": augment.digit_view}
 LOWER_BOUNDS = {
     "train.epochs": 1,
     "train.max_steps": 1,
+    "train.microbatches": 1,
     "train.seed": 0,
     "data.view_size": 1,
     # A view is predicted from another.
@@ -315,8 +316,8 @@ def _hamjepa(config: ConfigDict, flow: Predictor, state_dim: int, steps_per_epoc
         return loss(
             z_VxBxD,
             predictor_params,
-            projection_q=floors.random_projection(q_key, state_dim // 2, rank),
-            projection_p=floors.random_projection(p_key, state_dim // 2, rank),
+            projection_q=floors.random_projection(q_key, state_dim // 2, rank, jnp.float32),
+            projection_p=floors.random_projection(p_key, state_dim // 2, rank, jnp.float32),
             residual_scale=scale * jnp.minimum(1.0, epoch / max(ramp_epochs, 1)),
         )
 
@@ -337,8 +338,8 @@ def _lejepa(config: ConfigDict, flow: Predictor, state_dim: int, steps_per_epoch
 
     def objective(predictor_params, z_VxBxD, *, key, step):
         del predictor_params
-        directions = slicing.random_directions(jax.random.fold_in(key, step), state_dim, num_directions)
-        return loss(z_VxBxD, directions)
+        step_key = jax.random.fold_in(key, step)
+        return loss(z_VxBxD, slicing.random_directions(step_key, state_dim, num_directions, jnp.float32))
 
     return objective
 

@@ -1,5 +1,6 @@
 """The device mesh and what lies where on it: batches over every axis, large parameters over `fsdp`."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,12 +11,13 @@ MESH_AXES = ("data", "fsdp")
 MIN_SHARDED_SIZE = 2**16
 
 
-def make_mesh(*, data: int, fsdp: int) -> Mesh:
-    """Arranges all devices of all processes in a mesh with the axes `data` and `fsdp`.
+def make_mesh(*, data: int, fsdp: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Arranges devices in a mesh with the axes `data` and `fsdp`.
 
     Args:
         data: devices along the axis over which only the batch is split, or −1 for the rest.
         fsdp: devices along the axis over which parameters are split as well, or −1 for the rest.
+        devices: the devices, or None for all of all processes.
 
     Returns:
         The mesh.
@@ -23,13 +25,13 @@ def make_mesh(*, data: int, fsdp: int) -> Mesh:
     Raises:
         ValueError: if the axes do not multiply to the number of devices.
     """
-    devices = jax.device_count()
+    devices = jax.devices() if devices is None else devices
     shape = [data, fsdp]
     if shape.count(-1) == 1:
-        shape[shape.index(-1)] = devices // max(max(shape), 1)
-    if int(np.prod(shape)) != devices or min(shape) < 1:
-        raise ValueError(f"data={data} and fsdp={fsdp} do not multiply to the {devices} devices")
-    return jax.make_mesh(tuple(shape), MESH_AXES, axis_types=(AxisType.Auto, AxisType.Auto))
+        shape[shape.index(-1)] = len(devices) // max(max(shape), 1)
+    if int(np.prod(shape)) != len(devices) or min(shape) < 1:
+        raise ValueError(f"data={data} and fsdp={fsdp} do not multiply to the {len(devices)} devices")
+    return jax.make_mesh(tuple(shape), MESH_AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -61,6 +63,26 @@ def state_sharding(mesh: Mesh, abstract_state: Any) -> Any:
         return NamedSharding(mesh, PartitionSpec(*spec))
 
     return jax.tree.map(shard, abstract_state)
+
+
+def with_whole_parameters(loss: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """A loss that gathers its parameters, which are kept in parts, to use them whole.
+
+    XLA would otherwise split operations like their parameters. On a mesh with both axes the gradient that flows back
+    through a convolution with a split kernel then came out multiplied by the number of devices along `data`.
+
+    Args:
+        loss: a function of the parameters and other arguments.
+        mesh: the device mesh.
+
+    Returns:
+        The same function of parameters on the mesh, however they are placed.
+    """
+
+    def gathered(params: Any, *arguments: Any) -> Any:
+        return loss(jax.lax.with_sharding_constraint(params, replicated(mesh)), *arguments)
+
+    return gathered
 
 
 def place(host_array: np.ndarray, where: NamedSharding) -> jax.Array:

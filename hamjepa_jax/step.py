@@ -15,29 +15,77 @@ from hamjepa_jax.state import TrainState
 Objective = Callable[..., tuple[jax.Array, Metrics]]
 # views(key, images_BxHxWxC, example_ids_B) -> views_VxBxHxWxC
 Views = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+# loss(params, batch_stats, key, step, images, example_ids) -> (loss, (metrics, batch_stats))
+Loss = Callable[..., tuple[jax.Array, tuple[Metrics, Any]]]
 
 
-def embed_views(encoder: nn.Module, params: Any, batch_stats: Any, views_VxBxHxWxC: jax.Array) -> tuple[jax.Array, Any]:
+def embed_views(
+    encoder: nn.Module, params: Any, batch_stats: Any, views_VxBxHxWxC: jax.Array, *, microbatches: int = 1
+) -> tuple[jax.Array, Any]:
     """Encodes all views as one batch, so that batch normalisation sees the statistics of all of them.
+
+    With several microbatches the encoder sees one after the other, and again in the backward pass, so that activations
+    of only one are kept. The embeddings are those of the whole batch, and so is any loss of them and its gradient; only
+    batch normalisation, which then sees one microbatch at a time, makes a difference. The running statistics are
+    averaged over the microbatches.
 
     Args:
         encoder: the encoder.
         params: its parameters.
         batch_stats: its running statistics.
         views_VxBxHxWxC: the views.
+        microbatches: number M of equal parts of the batch; example i is in part i mod M.
 
     Returns:
         Embeddings (V, B, D), and the new running statistics.
     """
-    num_views, batch_size = views_VxBxHxWxC.shape[:2]
-    images = views_VxBxHxWxC.reshape(num_views * batch_size, *views_VxBxHxWxC.shape[2:])
-    variables = {"params": params, "batch_stats": batch_stats}
-    z, updated = encoder.apply(variables, images, train=True, mutable=["batch_stats"])
-    return z.reshape(num_views, batch_size, -1), updated.get("batch_stats", {})
+
+    def embed(views: jax.Array) -> tuple[jax.Array, Any]:
+        num_views, batch_size = views.shape[:2]
+        images = views.reshape(num_views * batch_size, *views.shape[2:])
+        variables = {"params": params, "batch_stats": batch_stats}
+        z, updated = encoder.apply(variables, images, train=True, mutable=["batch_stats"])
+        return z.reshape(num_views, batch_size, -1), updated.get("batch_stats", {})
+
+    if microbatches == 1:
+        return embed(views_VxBxHxWxC)
+    num_views, batch_size, *image_shape = views_VxBxHxWxC.shape
+    # Taken with a stride, every microbatch has its share of examples on every device.
+    parts = views_VxBxHxWxC.reshape(num_views, batch_size // microbatches, microbatches, *image_shape)
+    z_MxVxbxD, parts_stats = jax.lax.map(jax.checkpoint(embed), jnp.moveaxis(parts, 2, 0))
+    z_VxBxD = jnp.moveaxis(z_MxVxbxD, 0, 2).reshape(num_views, batch_size, -1)
+    return z_VxBxD, jax.tree.map(lambda statistics: jnp.mean(statistics, axis=0), parts_stats)
+
+
+def make_loss(*, encoder: nn.Module, views: Views, objective: Objective, microbatches: int = 1) -> Loss:
+    """Builds the function from parameters and a batch to the loss: draw the views, embed them, compare.
+
+    Args:
+        encoder: the encoder.
+        views: draws the views of a batch.
+        objective: the loss of the embeddings.
+        microbatches: parts of the batch that the encoder sees one at a time, see `embed_views`.
+
+    Returns:
+        `loss(params, batch_stats, key, step, images, example_ids) -> (loss, (metrics, batch_stats))`: `key` is the key
+        of the run, `step` the number of the step that the batch belongs to, `images` the uint8 data set (N, H, W, C)
+        on the device, and `example_ids` (B,) the rows of it that make up the batch.
+    """
+
+    def loss(params, batch_stats, key, step, images, example_ids):
+        view_key, objective_key = jax.random.split(key)
+        views_VxBxHxWxC = views(jax.random.fold_in(view_key, step), images[example_ids], example_ids)
+        z_VxBxD, batch_stats = embed_views(
+            encoder, params["encoder"], batch_stats, views_VxBxHxWxC, microbatches=microbatches
+        )
+        value, metrics = objective(params["predictor"], z_VxBxD, key=objective_key, step=step)
+        return value, (metrics, batch_stats)
+
+    return loss
 
 
 def make_train_step(
-    *, encoder: nn.Module, views: Views, objective: Objective, optimizer: optax.GradientTransformation
+    *, loss: Loss, optimizer: optax.GradientTransformation
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Builds the function that makes one update; jit it with the state donated.
 
@@ -45,37 +93,26 @@ def make_train_step(
     expects. After a step that was not finite the state therefore stays as it was, whatever is dispatched next.
 
     Args:
-        encoder: the encoder.
-        views: draws the views of a batch.
-        objective: the loss of the embeddings.
+        loss: what `make_loss` returns.
         optimizer: the optimizer.
 
     Returns:
-        `train_step(state, key, step, images, example_ids) -> (state, metrics)`: `key` is the key of the run, `step`
-        the number of the step that the batch belongs to, `images` the uint8 data set (N, H, W, C) on the device, and
-        `example_ids` (B,) the rows of it that make up the batch. Metrics hold the loss, its terms, the gradient norm
-        and `finite`.
+        `train_step(state, key, step, images, example_ids) -> (state, metrics)`, the arguments being those of the loss.
+        Metrics hold the loss, its terms, the gradient norm and `finite`.
     """
 
     def train_step(state, key, step, images, example_ids):
-        view_key, objective_key = jax.random.split(key)
-        views_VxBxHxWxC = views(jax.random.fold_in(view_key, step), images[example_ids], example_ids)
-
-        def loss_fn(params):
-            z_VxBxD, batch_stats = embed_views(encoder, params["encoder"], state.batch_stats, views_VxBxHxWxC)
-            loss, metrics = objective(params["predictor"], z_VxBxD, key=objective_key, step=step)
-            return loss, (metrics, batch_stats)
-
-        gradient_fn = jax.value_and_grad(loss_fn, has_aux=True)
-        (loss, (metrics, batch_stats)), gradients = gradient_fn(state.params)
+        (value, (metrics, batch_stats)), gradients = jax.value_and_grad(loss, has_aux=True)(
+            state.params, state.batch_stats, key, step, images, example_ids
+        )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         gradient_norm = optax.tree.norm(gradients)
-        finite = jnp.isfinite(loss) & jnp.isfinite(gradient_norm)
+        finite = jnp.isfinite(value) & jnp.isfinite(gradient_norm)
         applied = finite & (state.step == step)
         updated = TrainState(state.step + 1, params, batch_stats, opt_state)
         state = jax.tree.map(lambda new, old: jnp.where(applied, new, old), updated, state)
-        return state, {"loss": loss, **metrics, "gradient_norm": gradient_norm, "finite": finite}
+        return state, {"loss": value, **metrics, "gradient_norm": gradient_norm, "finite": finite}
 
     return train_step
 

@@ -4,7 +4,7 @@ import contextlib
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -21,7 +21,7 @@ from hamjepa_jax.checkpoint import Checkpointer
 from hamjepa_jax.data.pipeline import index_batches
 from hamjepa_jax.errors import Interrupted, NonFiniteError, UserError, require
 from hamjepa_jax.state import TrainState
-from hamjepa_jax.step import make_train_step
+from hamjepa_jax.step import Loss, make_loss, make_train_step
 from hamjepa_jax.telemetry import Telemetry
 from hamjepa_jax.workdir import Workdir
 
@@ -38,6 +38,7 @@ class Setup(NamedTuple):
     Attributes:
         mesh: the device mesh.
         key: the key of the run, on every device.
+        loss: the loss of a batch, see `step.make_loss`, for parameters placed on the mesh.
         initialize: jitted, PRNG key → the initial state, placed on the mesh.
         abstract_state: its shapes and dtypes.
         shardings: its placement.
@@ -45,17 +46,19 @@ class Setup(NamedTuple):
 
     mesh: Mesh
     key: jax.Array
+    loss: Loss
     initialize: Callable[[jax.Array], TrainState]
     abstract_state: TrainState
     shardings: TrainState
 
 
-def set_up(config: ConfigDict, experiment: Experiment) -> Setup:
-    """Makes the mesh, and the jitted initialisation with its output shardings.
+def set_up(config: ConfigDict, experiment: Experiment, devices: Sequence[jax.Device] | None = None) -> Setup:
+    """Makes the mesh, the loss on it, and the jitted initialisation with its output shardings.
 
     Args:
         config: the whole config.
         experiment: what `build.experiment` made of it.
+        devices: the devices to use, or None for all of all processes.
 
     Returns:
         The set-up.
@@ -64,19 +67,33 @@ def set_up(config: ConfigDict, experiment: Experiment) -> Setup:
         UserError: if the mesh or the batch does not fit the devices.
     """
     try:
-        mesh = sharding.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp)
+        mesh = sharding.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp, devices=devices)
     except ValueError as error:
         raise UserError(f"config.mesh: {error}") from None
+    batch_size, microbatches = config.data.batch_size, config.train.microbatches
     require(
-        config.data.batch_size % mesh.size == 0,
+        batch_size % (mesh.size * microbatches) == 0,
         "data.batch_size",
-        f"must be a multiple of the {mesh.size} devices, got {config.data.batch_size}",
+        f"must be a multiple of {mesh.size * microbatches}, {mesh.size} devices times {microbatches} "
+        f"config.train.microbatches, got {batch_size}",
     )
-    key = jax.random.key(config.train.seed)
+    key = jax.jit(partial(jax.random.key, config.train.seed), out_shardings=sharding.replicated(mesh))()
     abstract_state = jax.eval_shape(experiment.initial_state, key)
     shardings = sharding.state_sharding(mesh, abstract_state)
-    key = jax.device_put(key, sharding.replicated(mesh))
-    return Setup(mesh, key, jax.jit(experiment.initial_state, out_shardings=shardings), abstract_state, shardings)
+    loss = make_loss(
+        encoder=experiment.encoder,
+        views=experiment.views,
+        objective=experiment.objective,
+        microbatches=microbatches,
+    )
+    return Setup(
+        mesh=mesh,
+        key=key,
+        loss=sharding.with_whole_parameters(loss, mesh),
+        initialize=jax.jit(experiment.initial_state, out_shardings=shardings),
+        abstract_state=abstract_state,
+        shardings=shardings,
+    )
 
 
 def restore(config: ConfigDict, setup: Setup, workdir: Workdir) -> TrainState:
@@ -156,12 +173,7 @@ def _loop(
     stop: StopRequest,
 ) -> TrainState:
     train_step = jax.jit(
-        make_train_step(
-            encoder=experiment.encoder,
-            views=experiment.views,
-            objective=experiment.objective,
-            optimizer=experiment.optimizer,
-        ),
+        make_train_step(loss=setup.loss, optimizer=experiment.optimizer),
         donate_argnums=0,
         out_shardings=(setup.shardings, sharding.replicated(setup.mesh)),
     )
@@ -175,7 +187,8 @@ def _loop(
     try:
         for step in range(first_step, experiment.total_steps):
             example_ids = sharding.place(np.asarray(batches[step], np.int32), sharding.batch_sharding(setup.mesh))
-            state, metrics = train_step(state, setup.key, np.int32(step), images, example_ids)
+            step_number = sharding.place(np.asarray(step, np.int32), sharding.replicated(setup.mesh))
+            state, metrics = train_step(state, setup.key, step_number, images, example_ids)
             # Metrics are read one step late, so that the device never waits for the host.
             if pending:
                 telemetry.record(*pending)

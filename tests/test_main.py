@@ -4,10 +4,12 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
+from pathlib import Path
 
 import pytest
-from conftest import REPOSITORY
 
+REPOSITORY = Path(__file__).parents[1]
 TINY = [
     "--config.data.batch_size=64",
     "--config.model.widths=(8, 8)",
@@ -91,12 +93,23 @@ def test_help_names_the_flags():
         assert flag in finished.stdout
 
 
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """A function from a variant to the arguments, the workdir and the outcome of its run, which is made once."""
+
+    @cache
+    def make(variant):
+        workdir = tmp_path_factory.mktemp(variant) / "run"
+        arguments = [f"--config=configs/digits.py:{variant}", f"--workdir={workdir}", *TINY]
+        return arguments, workdir, run(*arguments)
+
+    return make
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", ["hamjepa", "sigreg"])
-def test_from_the_command_line_to_the_table_and_the_picture(variant, tmp_path):
-    workdir = tmp_path / "run"
-    arguments = [f"--config=configs/digits.py:{variant}", f"--workdir={workdir}", *TINY]
-    finished = run(*arguments)
+def test_from_the_command_line_to_the_table_and_the_picture(variant, finished_run):
+    _, workdir, finished = finished_run(variant)
     assert (finished.returncode, finished.stderr) == (0, "")
     for expected in ("step 21/21", "views/s", "raw pixels", "untrained encoder", "5-label", "summary.png"):
         assert expected in finished.stdout
@@ -116,6 +129,11 @@ def test_from_the_command_line_to_the_table_and_the_picture(variant, tmp_path):
         assert scores["few_label_probe"]["labels_per_class"] == 5
         assert len(scores["spectrum"]["eigenvalues"]) == scores["dim"]
 
+
+@pytest.mark.slow
+def test_a_finished_run_is_evaluated_again_and_not_mixed_with_another(finished_run):
+    arguments, workdir, _ = finished_run("hamjepa")
+    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text())
     again = run(*arguments)
     assert again.returncode == 0
     assert "training is finished at step 21" in again.stdout

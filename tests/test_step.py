@@ -2,48 +2,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
+from jax.extend import core
 
-from hamjepa_jax import build, sharding
-from hamjepa_jax.step import make_train_step
+from hamjepa_jax import build
+from hamjepa_jax.step import embed_views, make_loss, make_train_step
 
 
-def build_step(config, mesh=None, objective=None):
+def build_step(config, objective=None):
     """The jitted train step of a config, its initial state, and the images."""
     experiment = build.experiment(config)
-    step = make_train_step(
+    loss = make_loss(
         encoder=experiment.encoder,
         views=experiment.views,
         objective=objective or experiment.objective,
-        optimizer=experiment.optimizer,
+        microbatches=config.train.microbatches,
     )
-    images = experiment.train_source.images
-    if mesh is None:
-        return jax.jit(step), experiment.initial_state(jax.random.key(0)), jnp.asarray(images)
-    shardings = sharding.state_sharding(mesh, jax.eval_shape(experiment.initial_state, jax.random.key(0)))
-    state = jax.jit(experiment.initial_state, out_shardings=shardings)(jax.random.key(0))
-    images = sharding.place(images, sharding.replicated(mesh))
-    return jax.jit(step, out_shardings=(shardings, sharding.replicated(mesh))), state, images
-
-
-@pytest.mark.parametrize("variant", ["hamjepa", "sigreg"])
-def test_a_step_is_the_same_on_one_device_and_on_eight(digits_config, variant, monkeypatch):
-    monkeypatch.setattr(sharding, "MIN_SHARDED_SIZE", 64)
-    config = digits_config(variant)
-    ids = np.arange(32, dtype=np.int32)
-    step, state, images = build_step(config)
-    state, metrics = step(state, jax.random.key(1), 0, images, ids)
-
-    mesh = sharding.make_mesh(data=2, fsdp=4)
-    step, sharded, images = build_step(config, mesh)
-    kernel = sharded.params["encoder"]["stage2_block1"]["conv2"]["kernel"]
-    assert not kernel.sharding.is_fully_replicated
-    sharded, sharded_metrics = step(
-        sharded, jax.random.key(1), 0, images, sharding.place(ids, sharding.batch_sharding(mesh))
-    )
-    for name, value in metrics.items():
-        np.testing.assert_allclose(sharded_metrics[name], value, rtol=2e-4, atol=1e-5, err_msg=name)
-    for one, eight in zip(jax.tree.leaves(state.batch_stats), jax.tree.leaves(sharded.batch_stats), strict=True):
-        np.testing.assert_allclose(eight, one, rtol=1e-4, atol=1e-5)
+    step = jax.jit(make_train_step(loss=loss, optimizer=experiment.optimizer))
+    return step, experiment.initial_state(jax.random.key(0)), jnp.asarray(experiment.train_source.images)
 
 
 def test_a_step_can_be_replayed_and_depends_on_its_number(digits_config):
@@ -55,6 +31,18 @@ def test_a_step_can_be_replayed_and_depends_on_its_number(digits_config):
     assert other_seed["prediction"] != first["prediction"]
     later = step(state._replace(step=jnp.int32(1)), jax.random.key(1), 1, images, ids)[1]
     assert later["prediction"] != first["prediction"]
+
+
+def test_microbatches_keep_every_example_in_its_place():
+    class Flatten(nn.Module):
+        @nn.compact
+        def __call__(self, images, *, train):
+            return images.reshape(len(images), -1)
+
+    views = jnp.arange(2 * 6 * 2 * 2.0).reshape(2, 6, 2, 2, 1)
+    for microbatches in (1, 2, 3, 6):
+        z, _ = embed_views(Flatten(), {}, {}, views, microbatches=microbatches)
+        np.testing.assert_array_equal(z, views.reshape(2, 6, 4))
 
 
 def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(digits_config):
@@ -76,8 +64,48 @@ def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(digits_config):
         jax.tree.map(np.testing.assert_array_equal, kept, good)
 
 
-def test_nothing_is_recompiled_between_steps(digits_config):
-    step, state, images = build_step(digits_config())
-    for number in range(3):
-        state, _ = step(state, jax.random.key(1), np.int32(number), images, np.arange(number, number + 32))
+@pytest.mark.parametrize("variant", ["hamjepa", "sigreg"])
+def test_nothing_is_recompiled_or_transferred_between_steps(digits_config, variant):
+    step, state, images = build_step(digits_config(variant))
+    keys = jax.random.split(jax.random.key(1), 3)
+    numbers, ids = jnp.arange(3, dtype=jnp.int32), jnp.arange(96, dtype=jnp.int32).reshape(3, 32)
+    batches = [(keys[i], numbers[i], images, ids[i]) for i in range(3)]
+    state, _ = step(state, *batches[0])
+    with jax.transfer_guard("disallow"):
+        for batch in batches[1:]:
+            state, metrics = step(state, *batch)
+        with pytest.raises(RuntimeError, match="Disallowed host-to-device transfer"):
+            step(state, keys[0], np.int32(3), images, ids[0])
     assert step._cache_size() == 1
+    assert metrics["finite"]
+
+
+def equations(jaxpr):
+    """All equations of a jaxpr and of those inside it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in core.jaxprs_in_params(equation.params):
+            yield from equations(inner)
+
+
+@pytest.mark.parametrize(("variant", "microbatches"), [("hamjepa", 1), ("hamjepa", 2), ("sigreg", 1)])
+def test_the_step_has_no_double_precision_and_does_not_call_the_host(digits_config, variant, microbatches):
+    config = digits_config(variant)
+    config.train.microbatches = microbatches
+    shapes = (
+        jax.eval_shape(build.experiment(config).initial_state, jax.random.key(0)),
+        jax.eval_shape(jax.random.key, 0),
+        jax.ShapeDtypeStruct((), jnp.int32),
+        jax.ShapeDtypeStruct((100, 8, 8, 1), jnp.uint8),
+        jax.ShapeDtypeStruct((32,), jnp.int32),
+    )
+    # Where double precision is allowed, whatever is not of a stated or inherited type becomes double.
+    with jax.enable_x64(True):
+        step, _, _ = build_step(config)
+        found = list(equations(jax.make_jaxpr(step)(*shapes).jaxpr))
+    assert len(found) > 500
+    double = [
+        e for e in found for out in e.outvars if out.aval.ndim and out.aval.dtype in (jnp.float64, jnp.complex128)
+    ]
+    assert not double, double[0]
+    assert not [e for e in found if "callback" in e.primitive.name or "infeed" in e.primitive.name]

@@ -22,7 +22,8 @@ def normalize(image: chex.Array, mean: chex.Numeric, std: chex.Numeric) -> jax.A
     Returns:
         The normalised image (H, W, C).
     """
-    return (image - jnp.asarray(mean)) / jnp.asarray(std)
+    dtype = jnp.promote_types(image.dtype, jnp.float32)
+    return (image - jnp.asarray(mean, dtype)) / jnp.asarray(std, dtype)
 
 
 def affine_warp(image: chex.Array, matrix: chex.Array, translation: chex.Array, *, size: int) -> jax.Array:
@@ -42,13 +43,13 @@ def affine_warp(image: chex.Array, matrix: chex.Array, translation: chex.Array, 
     """
     chex.assert_shape([matrix, translation], [(2, 2), (2,)])
     height, width, _ = image.shape
-    centers = (2.0 * jnp.arange(size) + 1.0) / size - 1.0
+    centers = (2.0 * jnp.arange(size, dtype=image.dtype) + 1.0) / size - 1.0
     grid = jnp.stack(jnp.meshgrid(centers, centers, indexing="ij"), axis=-1).reshape(-1, 2)
     source = grid @ matrix.T + translation
 
     def hat_weights(coordinates: jax.Array, length: int) -> jax.Array:
         pixels = 0.5 * ((coordinates + 1.0) * length - 1.0)
-        return jax.nn.relu(1.0 - jnp.abs(pixels[:, None] - jnp.arange(length)))
+        return jax.nn.relu(1.0 - jnp.abs(pixels[:, None] - jnp.arange(length, dtype=image.dtype)))
 
     rows = jnp.einsum("or,rwc->owc", hat_weights(source[:, 0], height), image)
     return jnp.einsum("ow,owc->oc", hat_weights(source[:, 1], width), rows).reshape(size, size, -1)
@@ -81,14 +82,18 @@ def digit_view(
         The view (size, size, C), in [0, 1].
     """
     angle_key, scale_key, shift_key, contrast_key, noise_key = jax.random.split(key, 5)
-    angle = jnp.deg2rad(jax.random.uniform(angle_key, minval=-max_rotation, maxval=max_rotation))
-    scale = jnp.exp(jax.random.uniform(scale_key, (2,), minval=-max_log_scale, maxval=max_log_scale))
-    shift = jax.random.uniform(shift_key, (2,), minval=-2.0 * max_shift, maxval=2.0 * max_shift)
+
+    def symmetric(key: chex.PRNGKey, bound: float, shape: tuple[int, ...] = ()) -> jax.Array:
+        return jax.random.uniform(key, shape, image.dtype, -bound, bound)
+
+    angle = jnp.deg2rad(symmetric(angle_key, max_rotation))
+    scale = jnp.exp(symmetric(scale_key, max_log_scale, (2,)))
+    shift = symmetric(shift_key, 2.0 * max_shift, (2,))
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     rotation = jnp.array([[cos, sin], [-sin, cos]])
     view = affine_warp(image, rotation / scale, shift, size=size)
-    contrast = 1.0 + jax.random.uniform(contrast_key, minval=-max_contrast, maxval=max_contrast)
-    noise = noise_std * jax.random.normal(noise_key, view.shape)
+    contrast = 1.0 + symmetric(contrast_key, max_contrast)
+    noise = noise_std * jax.random.normal(noise_key, view.shape, image.dtype)
     return jnp.clip(contrast * view + noise, 0.0, 1.0)
 
 

@@ -54,18 +54,19 @@ def variance_floor(x: jax.Array, *, std_floor: float, eps: float = 1e-4) -> tupl
     return jnp.mean(jnp.square(jax.nn.relu(std_floor - std))), {"min_std": jnp.min(std)}
 
 
-def random_projection(key: jax.Array, dim: int, rank: int) -> jax.Array:
+def random_projection(key: jax.Array, dim: int, rank: int, dtype: jax.typing.DTypeLike = float) -> jax.Array:
     """A random orthonormal projection: the Q factor of a Gaussian matrix.
 
     Args:
         key: a typed PRNG key.
         dim: dimension d.
         rank: number k ≤ d of columns.
+        dtype: their type; `float` is jax's default.
 
     Returns:
         Orthonormal columns (d, k).
     """
-    return jnp.linalg.qr(jax.random.normal(key, (dim, rank)))[0]
+    return jnp.linalg.qr(jax.random.normal(key, (dim, rank), dtype))[0]
 
 
 def projection_rank(dim: int, num_rows: int, max_rank: int = 128) -> int:

@@ -6,18 +6,19 @@ import jax.numpy as jnp
 from hamjepa_jax.stats.univariate import epps_pulley
 
 
-def random_directions(key: jax.Array, dim: int, num_directions: int) -> jax.Array:
+def random_directions(key: jax.Array, dim: int, num_directions: int, dtype: jax.typing.DTypeLike = float) -> jax.Array:
     """Directions drawn uniformly from the unit sphere: the normalised columns of a Gaussian matrix.
 
     Args:
         key: a typed PRNG key; the same key gives the same directions on every device.
         dim: dimension D.
         num_directions: number K of directions.
+        dtype: their type; `float` is jax's default.
 
     Returns:
         Unit columns (D, K).
     """
-    gaussian = jax.random.normal(key, (dim, num_directions))
+    gaussian = jax.random.normal(key, (dim, num_directions), dtype)
     return gaussian / jnp.linalg.norm(gaussian, axis=0, keepdims=True)
 
 

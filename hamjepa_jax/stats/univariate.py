@@ -66,7 +66,7 @@ def _characteristic_errors(x: jax.Array, t_max: float, num_points: int) -> tuple
     """Cⱼ − φⱼ and Sⱼ for j = 1 … T−1, each (T−1, ..., K); both vanish at j = 0."""
     _, _, phi = knots(t_max, num_points, "uniform")
     means = [(jnp.mean(cos, axis=-2), jnp.mean(sin, axis=-2)) for cos, sin in _cosines_and_sines(x, t_max, num_points)]
-    cos_errors = jnp.stack([cos - phi_j for (cos, _), phi_j in zip(means, phi[1:], strict=True)])
+    cos_errors = jnp.stack([cos - phi_j for (cos, _), phi_j in zip(means, phi[1:].tolist(), strict=True)])
     return cos_errors, jnp.stack([sin for _, sin in means])
 
 
@@ -86,9 +86,9 @@ def _epps_pulley_forward(x, t_max, num_points, weight):
 def _epps_pulley_backward(t_max, num_points, weight, residuals, cotangent):
     x, cos_errors, sin_means = residuals
     t, w, _ = knots(t_max, num_points, weight)
+    scales = (2.0 * w * t)[1:].tolist()
     gradient = jnp.zeros_like(x)
-    for j, (cos, sin) in enumerate(_cosines_and_sines(x, t_max, num_points)):
-        scale = 2.0 * w[j + 1] * t[j + 1]
+    for j, (scale, (cos, sin)) in enumerate(zip(scales, _cosines_and_sines(x, t_max, num_points), strict=True)):
         gradient += scale * (sin_means[j, ..., None, :] * cos - cos_errors[j, ..., None, :] * sin)
     return (gradient * cotangent[..., None, :],)
 

@@ -1,3 +1,5 @@
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,7 +25,7 @@ SMALL = {
 def build(image_size=8, **changes):
     encoder = ResNetEncoder(**SMALL | changes)
     images = jax.random.normal(jax.random.key(0), (3, image_size, image_size, 1))
-    return encoder, encoder.init(jax.random.key(1), images, train=False), images
+    return encoder, jax.jit(partial(encoder.init, train=False))(jax.random.key(1), images), images
 
 
 @pytest.mark.parametrize(
