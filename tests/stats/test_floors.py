@@ -1,7 +1,11 @@
+from functools import partial
+
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
 from hamjepa_jax.stats import floors
 
@@ -81,3 +85,55 @@ def test_random_projection_is_orthonormal_and_of_the_largest_useful_rank():
     assert floors.projection_rank(256, 512) == 128
     assert floors.projection_rank(64, 512) == 64
     assert floors.projection_rank(256, 50) == 49
+
+
+# What each term bounds, from below (+1) or from above (−1), and the loss with its threshold alone.
+BOUNDS = {
+    "min_std": (1, lambda x, bound: floors.variance_floor(x, std_floor=bound)),
+    "logdet": (1, lambda x, bound: floors.covariance_floor(x, jnp.eye(4), logdet_floor=bound)),
+    "participation": (
+        1,
+        lambda x, bound: floors.covariance_floor(x, jnp.eye(4), logdet_floor=-1e9, participation_floor=bound),
+    ),
+    "eigmax": (-1, lambda x, bound: floors.covariance_floor(x, jnp.eye(4), logdet_floor=-1e9, eigmax_ceiling=bound)),
+}
+
+
+@partial(jax.jit, static_argnums=0)
+def at_a_distance(statistic, x, distance):
+    """Loss, its largest gradient, and how a step downhill changes a statistic that is this far inside its bound."""
+    sign, floor = BOUNDS[statistic]
+    before = floor(x, 0.0)[1][statistic]
+    bound = before - sign * distance
+    loss, gradient = jax.value_and_grad(lambda x: floor(x, bound)[0])(x)
+    after = floor(x - 1e-5 * gradient / (jnp.linalg.norm(gradient) + 1e-30), bound)[1][statistic]
+    return loss, jnp.max(jnp.abs(gradient)), sign * (after - before)
+
+
+@hypothesis.given(
+    statistic=st.sampled_from(sorted(BOUNDS)),
+    seed=st.integers(0, 2**31),
+    scales=st.lists(st.floats(0.1, 3.0), min_size=4, max_size=4),
+    distance=st.floats(1e-3, 0.5),
+)
+def test_every_floor_is_zero_where_it_is_satisfied_and_pushes_where_it_is_not(statistic, seed, scales, distance):
+    with jax.enable_x64(True):
+        x = jnp.asarray(np.random.default_rng(seed).normal(size=(30, 4)) * scales)
+        loss, gradient, _ = at_a_distance(statistic, x, distance)
+        assert (loss, gradient) == (0, 0)
+        loss, gradient, improvement = at_a_distance(statistic, x, -distance)
+        assert loss > 0
+        assert gradient > 0
+        assert improvement > 0
+
+
+@hypothesis.given(scale=st.floats(0.1, 10.0), target=st.floats(0.1, 10.0), half=st.sampled_from([0, 1]))
+def test_the_budget_is_zero_at_its_targets_and_pulls_towards_them(scale, target, half):
+    half_of_ones = jnp.ones((5, 2))
+    z = jnp.concatenate([scale * half_of_ones if i == half else half_of_ones for i in range(2)], axis=1)
+    own, one = scale**2, 1.0
+    assert floors.energy_budget(z, q_target=own if half == 0 else one, p_target=own if half == 1 else one)[0] < 1e-24
+    targets = {"q_target": target if half == 0 else one, "p_target": target if half == 1 else one}
+    gradient = jax.grad(lambda z: floors.energy_budget(z, **targets)[0])(z)
+    np.testing.assert_array_equal(np.sign(gradient[:, 2 * half : 2 * half + 2]), np.sign(own - target))
+    np.testing.assert_allclose(gradient[:, 2 - 2 * half : 4 - 2 * half], 0, atol=1e-12)

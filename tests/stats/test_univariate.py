@@ -1,9 +1,13 @@
+from functools import partial
+
+import hypothesis
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import strategies as st
 
-from hamjepa_jax.stats.univariate import epps_pulley, knots
+from hamjepa_jax.stats.univariate import WEIGHTS, epps_pulley, knots
 
 CASES = [(3.0, 17, "gaussian"), (3.0, 9, "gaussian"), (5.0, 21, "uniform"), (1.0, 2, "uniform")]
 
@@ -14,6 +18,11 @@ def written_out(x, t_max, num_points, weight):
     cos = jnp.mean(jnp.cos(t[:, None, None] * x), axis=1)
     sin = jnp.mean(jnp.sin(t[:, None, None] * x), axis=1)
     return x.shape[0] * jnp.sum(w[:, None] * ((cos - phi[:, None]) ** 2 + sin**2), axis=0)
+
+
+@partial(jax.jit, static_argnums=1)
+def gradient_of_sum(samples, weight):
+    return jax.grad(lambda x: jnp.sum(epps_pulley(x, weight=weight)))(samples)
 
 
 def test_knots_by_hand():
@@ -41,20 +50,50 @@ def test_value_and_gradient_are_those_of_the_definition(float64, t_max, num_poin
     np.testing.assert_allclose(vjp(cotangent)[0], expected_vjp(cotangent)[0], rtol=1e-10, atol=1e-13)
 
 
-def test_mean_under_the_null_is_what_theory_gives():
-    # E[(C − φ)² + S²] = (1 − φ²)/N for N(0, 1), so the mean is Σ w(1 − φ²) for every N.
+def mean_and_standard_error(samples_NxK):
+    statistics = np.asarray(epps_pulley(samples_NxK))
+    return np.mean(statistics), np.std(statistics) / np.sqrt(statistics.size)
+
+
+@pytest.mark.parametrize("num_samples", [2, 10, 200])
+def test_mean_under_the_null_is_what_theory_gives_for_every_number_of_samples(num_samples):
+    # C and S are means of N independent terms of expectation φ and 0, so E[(C − φ)² + S²] is 1/N times the variance of
+    # one term, E[cos² + sin²] − φ² = 1 − φ². The factor N of the statistic cancels: its mean is Σ w(1 − φ²).
     _, w, phi = knots(3.0, 17, "gaussian")
-    expected = np.sum(w * (1 - phi**2))
-    for num_samples in (10, 200):
-        statistics = epps_pulley(jax.random.normal(jax.random.key(num_samples), (num_samples, 20_000)))
-        standard_error = np.std(statistics) / np.sqrt(statistics.size)
-        assert abs(np.mean(statistics) - expected) < 4 * standard_error
+    samples = jax.random.normal(jax.random.key(num_samples), (num_samples, 20_000))
+    mean, standard_error = mean_and_standard_error(samples)
+    assert mean == pytest.approx(np.sum(w * (1 - phi**2)), abs=4 * standard_error)
 
 
-def test_statistic_grows_with_the_number_of_non_gaussian_samples():
-    uniform = jax.random.uniform(jax.random.key(0), (4000, 200), minval=-1, maxval=1)
-    small, large = (np.mean(epps_pulley(uniform[:n])) for n in (400, 4000))
-    assert large / small == pytest.approx(10, rel=0.15)
+@pytest.mark.parametrize("num_samples", [100, 1000])
+def test_statistic_grows_linearly_with_the_number_of_samples_that_are_not_gaussian(num_samples):
+    # As above with the characteristic function ψ of the samples, Σ w(1 − ψ²) + N·Σ w(ψ − φ)²; ψ = sin t/t in ±1.
+    t, w, phi = knots(3.0, 17, "gaussian")
+    psi = np.sinc(t / np.pi)
+    constant, slope = np.sum(w * (1 - psi**2)), np.sum(w * (psi - phi) ** 2)
+    samples = jax.random.uniform(jax.random.key(num_samples), (num_samples, 4000), minval=-1, maxval=1)
+    mean, standard_error = mean_and_standard_error(samples)
+    assert mean == pytest.approx(constant + num_samples * slope, abs=4 * standard_error)
+    assert num_samples * slope > 5 * constant
+
+
+@hypothesis.given(
+    scale=st.floats(1e-3, 1e3),
+    shift=st.floats(-10.0, 10.0),
+    weight=st.sampled_from(WEIGHTS),
+    seed=st.integers(0, 2**31),
+)
+def test_gradient_is_bounded_whatever_the_samples(scale, shift, weight, seed):
+    samples = shift + scale * np.random.default_rng(seed).standard_cauchy((20, 3))
+    with jax.enable_x64(True):
+        gradient = gradient_of_sum(samples, weight)
+        t, w, phi = knots(3.0, 17, weight)
+        angles = t[:, None, None] * samples
+        cos_errors, sin_means = np.cos(angles).mean(axis=1) - phi[:, None], np.sin(angles).mean(axis=1)
+        bound = 2 * np.einsum("t,tk->k", w * t, np.abs(cos_errors) + np.abs(sin_means))
+        assert np.all(np.abs(gradient) <= bound * (1 + 1e-9))
+        # Anything is within 2·Σ w·t·(2 + 1).
+        assert np.all(bound <= 6 * np.sum(w * t))
 
 
 def test_half_precision_is_computed_in_float32():
