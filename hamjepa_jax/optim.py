@@ -1,5 +1,7 @@
 """The optimizer: schedules, the two parameter groups, and the optax chain."""
 
+import jax
+import jax.numpy as jnp
 import optax
 
 CLIP_OVER = ("all", "encoder", "none")
@@ -26,6 +28,26 @@ def warmup_cosine(
         The learning rate as a function of the step.
     """
     return optax.warmup_cosine_decay_schedule(warmup_factor * peak, peak, warmup_steps, total_steps, end_value)
+
+
+def clip_by_norm(max_norm: float) -> optax.GradientTransformation:
+    """Scales gradients by min(1, c/(‖g‖ + 10⁻⁶)), as PyTorch does; optax leaves out the 10⁻⁶.
+
+    The published training steps are reproduced to 12 digits with it, and to 6 without.
+
+    Args:
+        max_norm: largest norm c, over all gradients that it is applied to.
+
+    Returns:
+        The gradient transformation.
+    """
+
+    def scale(gradients: optax.Updates, params: optax.Params) -> optax.Updates:
+        del params
+        factor = jnp.minimum(1.0, max_norm / (optax.tree.norm(gradients) + 1e-6))
+        return jax.tree.map(lambda gradient: factor * gradient, gradients)
+
+    return optax.stateless(scale)
 
 
 def adamw(
@@ -56,7 +78,7 @@ def adamw(
     groups = {
         name: optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay) for name, schedule in schedules.items()
     }
-    clip = optax.clip_by_global_norm(clip_norm)
+    clip = clip_by_norm(clip_norm)
     if clip_over == "encoder":
         groups["encoder"] = optax.chain(clip, groups["encoder"])
     partitioned = optax.partition(groups, {name: name for name in groups})

@@ -28,6 +28,22 @@ def spectrum(x: np.ndarray) -> dict[str, object]:
     }
 
 
+def alignment(x: np.ndarray, y: np.ndarray) -> float:
+    """The mean squared distance of paired features on the unit sphere, mean ‖x/‖x‖ − y/‖y‖‖².
+
+    Args:
+        x: features (N, D).
+        y: features (N, D), row i the partner of row i of x.
+
+    Returns:
+        The alignment, from 0 (equal directions) to 4 (opposite ones).
+
+    References:
+        Wang & Isola, "Understanding Contrastive Representation Learning", 2020.
+    """
+    return float(np.mean(np.sum(np.square(_unit_rows(x) - _unit_rows(y)), axis=1)))
+
+
 def random_pair_cosines(x: np.ndarray, *, num_pairs: int, seed: int) -> np.ndarray:
     """Cosines of random pairs of different features, not centred.
 
@@ -42,11 +58,15 @@ def random_pair_cosines(x: np.ndarray, *, num_pairs: int, seed: int) -> np.ndarr
     generator = np.random.default_rng(seed)
     first = generator.integers(len(x), size=num_pairs)
     second = (first + generator.integers(1, len(x), size=num_pairs)) % len(x)
-    unit = np.asarray(x, np.float64)
-    unit = unit / np.maximum(np.linalg.norm(unit, axis=1, keepdims=True), 1e-12)
+    unit = _unit_rows(x)
     return np.sum(unit[first] * unit[second], axis=1)
 
 
 def norms(x: np.ndarray) -> np.ndarray:
     """Euclidean norms of features (N, D), as (N,)."""
     return np.linalg.norm(np.asarray(x, np.float64), axis=1)
+
+
+def _unit_rows(x: np.ndarray) -> np.ndarray:
+    x = np.asarray(x, np.float64)
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)

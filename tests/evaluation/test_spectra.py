@@ -26,3 +26,10 @@ def test_cosines_and_norms():
     np.testing.assert_allclose(spectra.random_pair_cosines(x, num_pairs=20, seed=0), 0)
     aligned = spectra.random_pair_cosines(np.array([[1.0, 1.0], [2.0, 2.0]]), num_pairs=20, seed=0)
     np.testing.assert_allclose(aligned, 1)
+
+
+def test_alignment_is_between_equal_and_opposite():
+    x = np.array([[3.0, 0.0], [0.0, 4.0]])
+    assert spectra.alignment(x, 2 * x) == pytest.approx(0)
+    assert spectra.alignment(x, -x) == pytest.approx(4)
+    assert spectra.alignment(x, x[::-1]) == pytest.approx(2)

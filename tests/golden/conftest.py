@@ -1,0 +1,121 @@
+"""Golden numbers: outputs of the published PyTorch implementation, and the seeded weights behind them."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from hamjepa_jax.objectives import CovarianceFloor
+
+TOLERANCE = {"float64": 1e-9, "float32": 1e-4}
+
+
+class Precision(NamedTuple):
+    """The precision that a golden case is computed in, and how closely it must then agree."""
+
+    dtype: str
+
+    def context(self):
+        """In which jax computes in this precision."""
+        return jax.enable_x64(self.dtype == "float64")
+
+    def arrays(self, tree):
+        """The tree with its leaves in this precision; integers stay integers, of the same width."""
+        kinds = {"f": self.dtype, "i": self.dtype.replace("float", "int")}
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, kinds[np.asarray(leaf).dtype.kind]), tree)
+
+    def assert_close(self, actual, expected, name="", **tolerances):
+        """The largest error is below the tolerance times the largest expected magnitude."""
+        actual, expected = np.asarray(actual, np.float64), np.asarray(expected)
+        assert actual.shape == expected.shape, name
+        tolerance = (TOLERANCE | tolerances)[self.dtype]
+        error, magnitude = np.max(np.abs(actual - expected)), np.max(np.abs(expected))
+        assert error <= tolerance * magnitude, f"{name}: error {error:.3g}, magnitude {magnitude:.3g}"
+
+
+@pytest.fixture(params=list(TOLERANCE))
+def precision(request):
+    precision = Precision(request.param)
+    with precision.context():
+        yield precision
+
+
+@pytest.fixture
+def precisions():
+    return [Precision(dtype) for dtype in TOLERANCE]
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """A function from the name of a file to its arrays, JSON strings parsed."""
+
+    def load(name):
+        with np.load(Path(__file__).with_name(f"{name}.npz")) as archive:
+            arrays = dict(archive)
+        return {key: json.loads(str(value)) if value.dtype.kind == "U" else value for key, value in arrays.items()}
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def seeded_state_dict():
+    """A function from a seed and the shapes of a PyTorch state dict to the weights of the golden runs."""
+
+    def draw(seed, shapes):
+        arrays = {}
+        for i, name in enumerate(sorted(shapes)):
+            shape, kind = shapes[name], name.rpartition(".")[2]
+            gaussian = np.random.default_rng([seed, i]).standard_normal(shape)
+            if kind == "num_batches_tracked":
+                arrays[name] = np.zeros(shape)
+            elif kind == "running_var":
+                arrays[name] = 1 + np.abs(0.1 * gaussian)
+            elif len(shape) == 4:
+                out_channels, _, height, width = shape
+                arrays[name] = gaussian * np.sqrt(2 / (out_channels * height * width))
+            elif len(shape) == 2:
+                arrays[name] = gaussian / np.sqrt(shape[1])
+            else:
+                arrays[name] = 0.1 * gaussian + (1 if kind == "weight" else 0)
+        return arrays
+
+    return draw
+
+
+@pytest.fixture(scope="session")
+def published_hamjepa():
+    """The settings of the two published forms of HamJEPA: keyword arguments of `objectives.hamjepa`."""
+    common = {
+        "detach_target": True,
+        "energy_weight": 0.0,
+        "budget_weight": 0.2,
+        "q_target": 1.0,
+        "p_target": 1.0,
+        "std_floor": 0.2,
+        "mean_weight": 0.05,
+    }
+    cifar100 = {
+        "match": "q",
+        "p_weight": 0.2,
+        "bidirectional": "inverse",
+        "variance_on": ("q", "p"),
+        "variance_weight": 0.5,
+        "logdet_weight": 0.5,
+        "covariance_floor_q": CovarianceFloor(-1.5, 0.12, 0.35),
+        "covariance_floor_p": CovarianceFloor(-1.5, 0.16, 0.30),
+    }
+    imagenet100 = {
+        "match": "qp",
+        "p_weight": 0.2,
+        "bidirectional": "swap",
+        "variance_on": ("q",),
+        "variance_weight": 1.0,
+        "logdet_weight": 1.0,
+        "covariance_floor_q": CovarianceFloor(-1.2, 0.25, 0.10),
+        "covariance_floor_p": CovarianceFloor(-1.2, 0.25, 0.10),
+    }
+    return {"cifar100": common | cifar100, "imagenet100": common | imagenet100}
