@@ -17,7 +17,7 @@ from hamjepa_jax.step import make_loss
 
 STEP = 3
 VARIANTS = ("hamjepa", "sigreg")
-MESHES = [(2, 1), (4, 1), (8, 1), (2, 2)]
+MESHES = [(2, 1), (4, 1), (8, 1), (1, 2), (2, 2), (4, 2)]
 EXAMPLE_IDS = np.arange(32, dtype=np.int32)
 
 
@@ -109,8 +109,8 @@ def assert_same(found, expected, *, without=()):
 
 @pytest.fixture(scope="module")
 def expected(config_of):
-    """A function from a variant to its outcome without a mesh, computed once."""
-    return cache(lambda variant: without_a_mesh(config_of(variant)))
+    """A function from a variant and an encoder to their outcome without a mesh, computed once."""
+    return cache(lambda variant, encoder=None: without_a_mesh(config_of(variant), encoder=encoder))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -128,11 +128,10 @@ def test_any_number_of_devices(config_of, expected, variant, data, fsdp):
 
 @pytest.mark.parametrize(("devices", "microbatches"), [(1, 4), (4, 2)])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_any_number_of_microbatches_without_batch_normalisation(config_of, variant, devices, microbatches):
-    expected = without_a_mesh(config_of(variant), encoder=PerExample())
-    config = config_of(variant)
+def test_any_number_of_microbatches_without_batch_normalisation(config_of, expected, variant, devices, microbatches):
+    config, encoder = config_of(variant), PerExample()
     config.train.microbatches = microbatches
-    assert_same(on_a_mesh(config, data=devices, fsdp=1, encoder=PerExample()), expected)
+    assert_same(on_a_mesh(config, data=devices, fsdp=1, encoder=encoder), expected(variant, encoder))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

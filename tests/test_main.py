@@ -20,6 +20,7 @@ TINY = [
     "--config.log.every_steps=1",
     "--config.evaluation.probe.epochs=2",
     "--config.evaluation.few_label_probe.draws=2",
+    "--config.evaluation.few_label_probe.steps=20",
 ]
 MISTAKES = {
     "no config": ([], "--config: missing"),
