@@ -5,7 +5,6 @@
 Each run is the README's command in a process of its own, timed with everything that it does.
 """
 
-import argparse
 import json
 import os
 import subprocess
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from hamjepa_jax.benchmarks import environment
+from hamjepa_jax.benchmarks import command_line
 
 VARIANTS = ("hamjepa", "sigreg")
 HEADLINE_NEIGHBOURS = 20
@@ -120,9 +119,8 @@ def markdown_table(runs: Sequence[Mapping[str, Any]]) -> str:
 
 def main() -> None:
     """Measures every variant and seed, prints the table and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds, from 0 on (default: 5)")
-    parser.add_argument("--json", type=Path, help="where everything that was measured is written")
     options = parser.parse_args()
     if options.seeds < 2:
         parser.error("--seeds: must be at least 2, for a standard deviation")
@@ -137,9 +135,7 @@ def main() -> None:
         seconds = [run["seconds"] for run in runs if run["variant"] == variant]
         memory = max(run["peak_memory_gib"] for run in runs if run["variant"] == variant)
         print(f"{variant}: {np.mean(seconds):.0f} s a run, at most {max(seconds):.0f} s and {memory:.2f} GiB")
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({"environment": environment.describe(), "runs": runs}, indent=1) + "\n")
+    command_line.write_json(options.json, {"runs": runs})
 
 
 if __name__ == "__main__":

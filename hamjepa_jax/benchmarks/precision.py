@@ -6,10 +6,7 @@ The energy and the step are the published ones, its weights are fresh, and the s
 arithmetic of a precision does is measured in float64.
 """
 
-import argparse
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.progress import track
 
-from hamjepa_jax.benchmarks import environment
+from hamjepa_jax.benchmarks import command_line
 from hamjepa_jax.dynamics import energies, geometry
 from hamjepa_jax.dynamics.integrators import integrate
 from hamjepa_jax.dynamics.predictors import split_state
@@ -117,9 +114,8 @@ def markdown_table(runs: Sequence[Mapping[str, Any]]) -> str:
 
 def main() -> None:
     """Measures every case and seed, prints the table and writes the JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.parser(__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0 on (default: 3)")
-    parser.add_argument("--json", type=Path, help="where everything that was measured is written")
     options = parser.parse_args()
     if options.seeds < 2:
         parser.error("--seeds: must be at least 2, for a standard deviation")
@@ -134,9 +130,7 @@ def main() -> None:
     ]
     runs = [measure(*case) for case in track(cases, description="cases")]
     print(markdown_table(runs))
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps({"environment": environment.describe(), "runs": runs}, indent=1) + "\n")
+    command_line.write_json(options.json, {"runs": runs})
 
 
 if __name__ == "__main__":

@@ -1,0 +1,36 @@
+"""What the scripts share: the command line, and how results are written."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from hamjepa_jax.benchmarks import environment
+
+
+def parser(description: str) -> argparse.ArgumentParser:
+    """A parser with the option --json.
+
+    Args:
+        description: what --help shows, the docstring of the script.
+
+    Returns:
+        The parser, to which a script adds its own options.
+    """
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--json", type=Path, help="where everything that was measured is written")
+    return made
+
+
+def write_json(path: Path | None, results: Mapping[str, Any]) -> None:
+    """Writes what was measured, and where it was measured.
+
+    Args:
+        path: the file, whose directories are made; None: nothing is written.
+        results: goes beside "environment" in the file.
+    """
+    if path is None:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"environment": environment.describe(), **results}, indent=1) + "\n")
