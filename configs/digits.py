@@ -33,9 +33,19 @@ def get_config(variant: str = "hamjepa") -> ml_collections.ConfigDict:
 
     config.data = dict(
         name="digits",
+        data_dir=config_dict.placeholder(str),
+        class_list=config_dict.placeholder(str),
+        train_split="train",
+        test_split="test",
         batch_size=256,
         num_global_views=2,
+        num_local_views=0,
         view_size=8,
+        local_view_size=8,
+        canvas_size=8,
+        resident_bytes=2**30,
+        num_workers=0,
+        max_corrupt=0,
         mean=(0.305,),
         std=(0.376,),
         augmentation=dict(
@@ -89,6 +99,7 @@ def get_config(variant: str = "hamjepa") -> ml_collections.ConfigDict:
     config.mesh = dict(data=-1, fsdp=1)
     config.evaluation = dict(
         batch_size=512,
+        resize=8,
         ks=(1, 5, 10, 20, 50, 100, 200),
         probe=dict(learning_rate=1e-2, weight_decay=1e-6, epochs=200, batch_size=256),
         few_label_probe=dict(labels_per_class=5, draws=10, learning_rate=1e-2, weight_decay=1e-6, steps=500),

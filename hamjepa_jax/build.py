@@ -10,9 +10,9 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from hamjepa_jax import objectives, optim
-from hamjepa_jax.data import augment
-from hamjepa_jax.data.sources import SOURCES, ArraySource
+from hamjepa_jax import build_data, build_views, objectives, optim
+from hamjepa_jax.data.sources import Source
+from hamjepa_jax.data.views import ViewGroup
 from hamjepa_jax.dynamics import energies, predictors
 from hamjepa_jax.dynamics.energies import Energy
 from hamjepa_jax.dynamics.integrators import SCHEMES
@@ -41,15 +41,20 @@ PREDICTORS = {
     "identity": lambda config: predictors.identity(),
 }
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-AUGMENTATIONS = {"digit": augment.digit_view}
 LOWER_BOUNDS = {
     "train.epochs": 1,
     "train.max_steps": 1,
     "train.microbatches": 1,
     "train.seed": 0,
     "data.view_size": 1,
+    "data.local_view_size": 1,
     # A view is predicted from another.
     "data.num_global_views": 2,
+    "data.num_local_views": 0,
+    "data.canvas_size": 1,
+    "data.resident_bytes": 0,
+    "data.num_workers": 0,
+    "data.max_corrupt": 0,
     "model.token_hw": 1,
     "model.token_d_f": 1,
     "model.out_dim": 1,
@@ -77,7 +82,8 @@ class Experiment(NamedTuple):
         test_source: the test images.
         encoder: the encoder.
         predictor: the predictor.
-        views: draws the views of a batch, see `step.Views`.
+        view_groups: how views are drawn and rendered.
+        views: draws the normalised views of a batch, see `step.Views`.
         preprocess: uint8 images → what the encoder takes in evaluation.
         objective: the loss of the embeddings, see `step.Objective`.
         optimizer: the optimizer.
@@ -87,10 +93,11 @@ class Experiment(NamedTuple):
         total_steps: updates in the whole run.
     """
 
-    train_source: ArraySource
-    test_source: ArraySource
+    train_source: Source
+    test_source: Source
     encoder: nn.Module
     predictor: Predictor
+    view_groups: tuple[ViewGroup, ...]
     views: Views
     preprocess: Callable[[jax.Array], jax.Array]
     objective: Objective
@@ -120,8 +127,15 @@ def experiment(config: ConfigDict) -> Experiment:
             raise UserError(f"config.{key}: missing; configs/digits.py has every field") from None
         require(value is None or value >= bound, key, f"must be at least {bound}, got {value}")
     require(config.train.seed < 2**32, "train.seed", f"must be below 2**32, got {config.train.seed}")
-    require_known(config.data.name, SOURCES, "data.name")
-    train_source, test_source = SOURCES[config.data.name]("train"), SOURCES[config.data.name]("test")
+    for key in ("mean", "std"):
+        _require_numbers(config.data[key], float, f"data.{key}")
+    require(
+        config.evaluation.resize >= config.data.view_size,
+        "evaluation.resize",
+        f"must be at least the {config.data.view_size} of config.data.view_size, got {config.evaluation.resize}",
+    )
+    groups = build_views.view_groups(config.data)
+    train_source, test_source = build_data.sources(config.data)
     batch_size = config.data.batch_size
     require(
         2 <= batch_size <= len(train_source),
@@ -134,19 +148,17 @@ def experiment(config: ConfigDict) -> Experiment:
     if config.train.max_steps is not None:
         total_steps = min(total_steps, config.train.max_steps)
 
-    for key in ("mean", "std"):
-        _require_numbers(config.data[key], float, f"data.{key}")
-    size = config.data.view_size
-    image_shape = (size, size, train_source.images.shape[-1])
+    image_shape = (config.data.view_size, config.data.view_size, len(config.data.mean))
     network, flow = _encoder(config.model), _predictor(config.predictor)
     return Experiment(
         train_source=train_source,
         test_source=test_source,
         encoder=network,
         predictor=flow,
-        views=_views(config.data),
-        preprocess=_preprocess(config.data),
-        objective=_objective(config, network, flow, image_shape, steps_per_epoch),
+        view_groups=groups,
+        views=build_views.make_views(config.data, groups),
+        preprocess=build_views.preprocess(config.data),
+        objective=_objective(config, network, flow, steps_per_epoch),
         optimizer=optimizer,
         learning_rate=learning_rate,
         initial_state=partial(
@@ -200,26 +212,6 @@ def _require_numbers(values: object, kind: type, key: str) -> None:
     require(numbers, key, f"must be positive numbers of type {kind.__name__}, such as (2, 3), got {values!r}")
 
 
-def _views(config: ConfigDict) -> Views:
-    settings = config.augmentation.to_dict()
-    name = settings.pop("name")
-    require_known(name, AUGMENTATIONS, "data.augmentation.name")
-    view = partial(AUGMENTATIONS[name], size=config.view_size, **settings)
-    mean, std = jnp.asarray(config.mean), jnp.asarray(config.std)
-
-    def views(key: jax.Array, images: jax.Array, example_ids: jax.Array) -> jax.Array:
-        drawn = augment.make_views(key, images, example_ids, view=view, num_views=config.num_global_views)
-        return augment.normalize(drawn, mean, std)
-
-    return views
-
-
-def _preprocess(config: ConfigDict) -> Callable[[jax.Array], jax.Array]:
-    mean, std = jnp.asarray(config.mean), jnp.asarray(config.std)
-    resize = jax.vmap(partial(augment.resize, size=config.view_size))
-    return lambda images: augment.normalize(resize(images.astype(jnp.float32) / 255.0), mean, std)
-
-
 def _optimizer(
     config: ConfigDict, steps_per_epoch: int, total_steps: int
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
@@ -258,17 +250,25 @@ def _optimizer(
     return optimizer, schedules["encoder"]
 
 
-def _objective(
-    config: ConfigDict,
-    network: nn.Module,
-    flow: Predictor,
-    image_shape: tuple[int, int, int],
-    steps_per_epoch: int,
-) -> Objective:
+def _objective(config: ConfigDict, network: nn.Module, flow: Predictor, steps_per_epoch: int) -> Objective:
     require_known(config.objective.name, OBJECTIVES, "objective.name")
+    sizes = {config.data.view_size}
+    if config.data.num_local_views:
+        sizes.add(config.data.local_view_size)
+    state_dims = {size: _state_dim(network, (size, size, len(config.data.mean))) for size in sorted(sizes)}
+    require(
+        len(set(state_dims.values())) == 1,
+        "model.token_hw",
+        "must be given, such as 8, so that views of every size have embeddings of one size; they are of "
+        + " and ".join(f"{dim} at {size} pixels" for size, dim in state_dims.items()),
+    )
+    return OBJECTIVES[config.objective.name](config, flow, state_dims[config.data.view_size], steps_per_epoch)
+
+
+def _state_dim(network: nn.Module, image_shape: tuple[int, int, int]) -> int:
     images = jax.ShapeDtypeStruct((2, *image_shape), jnp.float32)
     embeddings, _ = jax.eval_shape(partial(network.init_with_output, train=False), jax.random.key(0), images)
-    return OBJECTIVES[config.objective.name](config, flow, embeddings.shape[-1], steps_per_epoch)
+    return embeddings.shape[-1]
 
 
 def _hamjepa(config: ConfigDict, flow: Predictor, state_dim: int, steps_per_epoch: int) -> Objective:
@@ -307,7 +307,8 @@ def _hamjepa(config: ConfigDict, flow: Predictor, state_dim: int, steps_per_epoc
         **settings,
         **thresholds,
     )
-    rank = floors.projection_rank(state_dim // 2, config.data.num_global_views * config.data.batch_size, max_rank)
+    num_states = (config.data.num_global_views + config.data.num_local_views) * config.data.batch_size
+    rank = floors.projection_rank(state_dim // 2, num_states, max_rank)
     scale, ramp_epochs = config.predictor.residual_scale, config.predictor.residual_ramp_epochs
 
     def objective(predictor_params, z_VxBxD, *, key, step):

@@ -3,6 +3,7 @@
     python -m hamjepa_jax.main --config=configs/digits.py
     python -m hamjepa_jax.main --config=configs/digits.py:sigreg --workdir=runs/mine --config.train.seed=1
     python -m hamjepa_jax.main --mode=evaluate --workdir=runs/mine
+    python -m hamjepa_jax.main --mode=views --config=configs/cifar100.py --config.data.data_dir=DIR
 
 Exit codes: 0 success, 1 a loss or gradient that is not finite, 2 a mistake in the command or the config, 130 stopped by
 Ctrl-C, 143 by SIGTERM. A stopped run goes on where it was when the same command is given again.
@@ -25,7 +26,7 @@ from rich.console import Console
 from hamjepa_jax.errors import Interrupted, NonFiniteError, UserError
 
 HELP_FLAGS = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
-MODES = ("train_and_evaluate", "train", "evaluate")
+MODES = ("train_and_evaluate", "train", "evaluate", "views")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="The experiment, PATH[:VARIANT]; any field is set with --config.GROUP.FIELD=VALUE."
@@ -33,7 +34,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where everything of the run goes; runs/NAME-VARIANT-seedSEED by default."
 )
-_MODE = flags.DEFINE_enum("mode", "train_and_evaluate", MODES, "What to do.")
+_MODE = flags.DEFINE_enum(
+    "mode", "train_and_evaluate", MODES, "What to do; `views` draws what the encoder would see, and trains nothing."
+)
 
 
 def parse_flags(arguments: Sequence[str]) -> list[str]:
@@ -128,7 +131,7 @@ def run(console: Console) -> None:
     Raises:
         UserError: for a mistake in the flags or the config, before anything is written.
     """
-    from hamjepa_jax import build, train
+    from hamjepa_jax import build, build_data, contact_sheet, train
     from hamjepa_jax.evaluation.run import check, evaluate
     from hamjepa_jax.workdir import Workdir
 
@@ -142,14 +145,29 @@ def run(console: Console) -> None:
     default_path = Path("runs") / f"{config.name}-{config.variant}-seed{config.train.seed}"
     workdir = Workdir(Path(_WORKDIR.value) if _WORKDIR.value else default_path)
     experiment = build.experiment(config)
+    if mode == "views":
+        contact_sheet.draw(
+            experiment.train_source,
+            experiment.view_groups,
+            build_data.loader(config.data, experiment.train_source, seed=config.train.seed),
+            build_data.skipped_records(config.data, console),
+            batch_size=config.data.batch_size,
+            seed=config.train.seed,
+            title=f"{config.name} {config.variant}, seed {config.train.seed}",
+            path=workdir.views_file,
+        )
+        console.print(f"written: {workdir.views_file}")
+        return
     check(config, experiment)
     setup = train.set_up(config, experiment)
     if mode == "evaluate":
         workdir.check(json.loads(config.to_json()))
+        experiment = train.with_data_in_memory(config, experiment, console)
         state = train.restore(config, setup, workdir)
     else:
         workdir.claim(json.loads(config.to_json()))
         console.print(f"{config.name} {config.variant}, seed {config.train.seed}, into {workdir.path}")
+        experiment = train.with_data_in_memory(config, experiment, console)
         state = train.train(config, experiment, setup, workdir, console)
     if mode != "train":
         untrained = setup.initialize(setup.key)

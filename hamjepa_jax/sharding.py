@@ -85,14 +85,31 @@ def with_whole_parameters(loss: Callable[..., Any], mesh: Mesh) -> Callable[...,
     return gathered
 
 
-def place(host_array: np.ndarray, where: NamedSharding) -> jax.Array:
-    """Makes a global array of a host array that every process holds whole.
+def place(host_arrays: Any, where: NamedSharding) -> Any:
+    """Makes global arrays of host arrays that every process holds whole.
 
     Args:
-        host_array: the values, the same in every process.
-        where: the placement of the result; each process copies only what its devices need.
+        host_arrays: a pytree of values, the same in every process.
+        where: the placement of each result; each process copies only what its devices need.
 
     Returns:
-        The global array.
+        The global arrays.
     """
-    return jax.make_array_from_callback(host_array.shape, where, lambda index: host_array[index])
+
+    def make(array: np.ndarray) -> jax.Array:
+        return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
+
+    return jax.tree.map(make, host_arrays)
+
+
+def place_shares(host_arrays: Any, where: NamedSharding) -> Any:
+    """Makes global arrays of the parts that the processes hold.
+
+    Args:
+        host_arrays: a pytree of this process's shares of the leading axis.
+        where: the placement of each result.
+
+    Returns:
+        The global arrays.
+    """
+    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(where, array), host_arrays)

@@ -13,16 +13,16 @@ from hamjepa_jax.state import TrainState
 
 # objective(predictor_params, z_VxBxD, key=..., step=...) -> (loss, metrics)
 Objective = Callable[..., tuple[jax.Array, Metrics]]
-# views(key, images_BxHxWxC, example_ids_B) -> views_VxBxHxWxC
-Views = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
-# loss(params, batch_stats, key, step, images, example_ids) -> (loss, (metrics, batch_stats))
+# views(key, dataset, batch) -> views_VxBxHxWxC of each resolution; the data set is None if the batch holds the images
+Views = Callable[[jax.Array, Any, Any], tuple[jax.Array, ...]]
+# loss(params, batch_stats, key, step, dataset, batch) -> (loss, (metrics, batch_stats))
 Loss = Callable[..., tuple[jax.Array, tuple[Metrics, Any]]]
 
 
 def embed_views(
-    encoder: nn.Module, params: Any, batch_stats: Any, views_VxBxHxWxC: jax.Array, *, microbatches: int = 1
+    encoder: nn.Module, params: Any, batch_stats: Any, views: tuple[jax.Array, ...], *, microbatches: int = 1
 ) -> tuple[jax.Array, Any]:
-    """Encodes all views as one batch, so that batch normalisation sees the statistics of all of them.
+    """Encodes all views of a resolution as one batch, so that batch normalisation sees the statistics of all of them.
 
     With several microbatches the encoder sees one after the other, and again in the backward pass, so that activations
     of only one are kept. The embeddings are those of the whole batch, and so is any loss of them and its gradient; only
@@ -33,27 +33,36 @@ def embed_views(
         encoder: the encoder.
         params: its parameters.
         batch_stats: its running statistics.
-        views_VxBxHxWxC: the views.
+        views: views (V, B, H, W, C) of each resolution.
         microbatches: number M of equal parts of the batch; example i is in part i mod M.
 
     Returns:
-        Embeddings (V, B, D), and the new running statistics.
+        Embeddings of all views, in order (V, B, D), and the new running statistics.
     """
 
-    def embed(views: jax.Array) -> tuple[jax.Array, Any]:
-        num_views, batch_size = views.shape[:2]
-        images = views.reshape(num_views * batch_size, *views.shape[2:])
-        variables = {"params": params, "batch_stats": batch_stats}
-        z, updated = encoder.apply(variables, images, train=True, mutable=["batch_stats"])
-        return z.reshape(num_views, batch_size, -1), updated.get("batch_stats", {})
+    def embed(views: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
+        embeddings, statistics = [], batch_stats
+        for views_VxBxHxWxC in views:
+            num_views, batch_size = views_VxBxHxWxC.shape[:2]
+            images = views_VxBxHxWxC.reshape(num_views * batch_size, *views_VxBxHxWxC.shape[2:])
+            variables = {"params": params, "batch_stats": statistics}
+            z, updated = encoder.apply(variables, images, train=True, mutable=["batch_stats"])
+            embeddings.append(z.reshape(num_views, batch_size, -1))
+            statistics = updated.get("batch_stats", {})
+        return jnp.concatenate(embeddings), statistics
 
     if microbatches == 1:
-        return embed(views_VxBxHxWxC)
-    num_views, batch_size, *image_shape = views_VxBxHxWxC.shape
-    # Taken with a stride, every microbatch has its share of examples on every device.
-    parts = views_VxBxHxWxC.reshape(num_views, batch_size // microbatches, microbatches, *image_shape)
-    z_MxVxbxD, parts_stats = jax.lax.map(jax.checkpoint(embed), jnp.moveaxis(parts, 2, 0))
-    z_VxBxD = jnp.moveaxis(z_MxVxbxD, 0, 2).reshape(num_views, batch_size, -1)
+        return embed(views)
+
+    def split(views_VxBxHxWxC: jax.Array) -> jax.Array:
+        num_views, batch_size, *image_shape = views_VxBxHxWxC.shape
+        # Taken with a stride, every microbatch has its share of examples on every device.
+        parts = views_VxBxHxWxC.reshape(num_views, batch_size // microbatches, microbatches, *image_shape)
+        return jnp.moveaxis(parts, 2, 0)
+
+    z_MxVxbxD, parts_stats = jax.lax.map(jax.checkpoint(embed), tuple(split(group) for group in views))
+    _, num_views, _, dim = z_MxVxbxD.shape
+    z_VxBxD = jnp.moveaxis(z_MxVxbxD, 0, 2).reshape(num_views, -1, dim)
     return z_VxBxD, jax.tree.map(lambda statistics: jnp.mean(statistics, axis=0), parts_stats)
 
 
@@ -67,17 +76,14 @@ def make_loss(*, encoder: nn.Module, views: Views, objective: Objective, microba
         microbatches: parts of the batch that the encoder sees one at a time, see `embed_views`.
 
     Returns:
-        `loss(params, batch_stats, key, step, images, example_ids) -> (loss, (metrics, batch_stats))`: `key` is the key
-        of the run, `step` the number of the step that the batch belongs to, `images` the uint8 data set (N, H, W, C)
-        on the device, and `example_ids` (B,) the rows of it that make up the batch.
+        `loss(params, batch_stats, key, step, dataset, batch) -> (loss, (metrics, batch_stats))`: `key` is the key of
+        the run, `step` the number of the step that the batch belongs to; `dataset` and `batch` are what `views` takes.
     """
 
-    def loss(params, batch_stats, key, step, images, example_ids):
+    def loss(params, batch_stats, key, step, dataset, batch):
         view_key, objective_key = jax.random.split(key)
-        views_VxBxHxWxC = views(jax.random.fold_in(view_key, step), images[example_ids], example_ids)
-        z_VxBxD, batch_stats = embed_views(
-            encoder, params["encoder"], batch_stats, views_VxBxHxWxC, microbatches=microbatches
-        )
+        drawn = views(jax.random.fold_in(view_key, step), dataset, batch)
+        z_VxBxD, batch_stats = embed_views(encoder, params["encoder"], batch_stats, drawn, microbatches=microbatches)
         value, metrics = objective(params["predictor"], z_VxBxD, key=objective_key, step=step)
         return value, (metrics, batch_stats)
 
@@ -97,13 +103,13 @@ def make_train_step(
         optimizer: the optimizer.
 
     Returns:
-        `train_step(state, key, step, images, example_ids) -> (state, metrics)`, the arguments being those of the loss.
+        `train_step(state, key, step, dataset, batch) -> (state, metrics)`, the arguments being those of the loss.
         Metrics hold the loss, its terms, the gradient norm and `finite`.
     """
 
-    def train_step(state, key, step, images, example_ids):
+    def train_step(state, key, step, dataset, batch):
         (value, (metrics, batch_stats)), gradients = jax.value_and_grad(loss, has_aux=True)(
-            state.params, state.batch_stats, key, step, images, example_ids
+            state.params, state.batch_stats, key, step, dataset, batch
         )
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

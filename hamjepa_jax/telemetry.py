@@ -48,6 +48,7 @@ class Telemetry:
         self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
         self._views_per_step, self._every_steps = views_per_step, every_steps
         self._start: tuple[int, float] | None = None
+        self._input_wait = 0.0
         self._progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
@@ -72,6 +73,14 @@ class Telemetry:
             self._progress.stop()
         self._file.close()
 
+    def waited_for_input(self, seconds: float) -> None:
+        """Adds to the time that the loop has spent waiting for a batch.
+
+        Args:
+            seconds: how long it waited.
+        """
+        self._input_wait += seconds
+
     def record(self, step: int, metrics: Mapping[str, Any], learning_rate: float) -> None:
         """Shows and logs the metrics of a step; waits for the device to have finished it.
 
@@ -87,7 +96,9 @@ class Telemetry:
         finite = bool(values.pop("finite"))
         # The clock starts after the first step, whose compilation would spoil the speed.
         now = time.monotonic()
-        start_step, start_time = self._start = self._start or (step, now)
+        if self._start is None:
+            self._start, self._input_wait = (step, now), 0.0
+        start_step, start_time = self._start
         speed = self._views_per_step * (step - start_step) / (now - start_time) if step > start_step else None
 
         last = step + 1 == self._total_steps
@@ -97,6 +108,7 @@ class Telemetry:
                 "epoch": round((step + 1) / self._steps_per_epoch, 4),
                 "learning_rate": learning_rate,
                 "views_per_second": speed and round(speed, 1),
+                "input_wait": speed and round(self._input_wait / (now - start_time), 4),
                 **{name: value if math.isfinite(value) else str(value) for name, value in values.items()},
             }
             self._file.write(json.dumps(record) + "\n")

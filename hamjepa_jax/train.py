@@ -15,11 +15,12 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
-from hamjepa_jax import sharding
+from hamjepa_jax import build_data, sharding
 from hamjepa_jax.build import Experiment
 from hamjepa_jax.checkpoint import Checkpointer
-from hamjepa_jax.data.pipeline import index_batches
+from hamjepa_jax.data.sources import ArraySource
 from hamjepa_jax.errors import Interrupted, NonFiniteError, UserError, require
+from hamjepa_jax.feed import Feed
 from hamjepa_jax.state import TrainState
 from hamjepa_jax.step import Loss, make_loss, make_train_step
 from hamjepa_jax.telemetry import Telemetry
@@ -96,6 +97,27 @@ def set_up(config: ConfigDict, experiment: Experiment, devices: Sequence[jax.Dev
     )
 
 
+def with_data_in_memory(config: ConfigDict, experiment: Experiment, console: Console) -> Experiment:
+    """Reads the data sets that are small enough to lie on the device.
+
+    Args:
+        config: the whole config.
+        experiment: what `build.experiment` made of it.
+        console: where progress is shown.
+
+    Returns:
+        The experiment with these data sets in memory.
+
+    Raises:
+        UserError: if too many images cannot be read.
+    """
+    data = config.data
+    return experiment._replace(
+        train_source=build_data.in_memory(data, experiment.train_source, console, f"{data.name} {data.train_split}"),
+        test_source=build_data.in_memory(data, experiment.test_source, console, f"{data.name} {data.test_split}"),
+    )
+
+
 def restore(config: ConfigDict, setup: Setup, workdir: Workdir) -> TrainState:
     """Reads the newest checkpoint of a run.
 
@@ -136,6 +158,7 @@ def train(config: ConfigDict, experiment: Experiment, setup: Setup, workdir: Wor
     Raises:
         Interrupted: on SIGINT or SIGTERM, after saving.
         NonFiniteError: if the loss or a gradient is not finite, after saving the last good state.
+        UserError: if too many records cannot be read, after saving.
     """
     with contextlib.closing(Checkpointer(workdir.checkpoints, keep=config.checkpoint.keep)) as checkpointer:
         first_step = checkpointer.newest_step() or 0
@@ -154,12 +177,41 @@ def train(config: ConfigDict, experiment: Experiment, setup: Setup, workdir: Wor
             first_step=first_step,
             total_steps=experiment.total_steps,
             steps_per_epoch=experiment.steps_per_epoch,
-            views_per_step=config.data.num_global_views * config.data.batch_size,
+            views_per_step=(config.data.num_global_views + config.data.num_local_views) * config.data.batch_size,
             every_steps=config.log.every_steps,
         )
+        feed = open_feed(config, experiment, setup, console, first_step=first_step)
         # XLA calls LAPACK for the small decompositions of the floors; its threads would spin against XLA's own.
-        with telemetry, stop_on_signal() as stop, threadpool_limits(1, user_api="blas"):
-            return _loop(config, experiment, setup, state, first_step, checkpointer, telemetry, stop)
+        blas = threadpool_limits(1, user_api="blas")
+        with contextlib.closing(feed), telemetry, stop_on_signal() as stop, blas:
+            return _loop(config, experiment, setup, state, first_step, feed, checkpointer, telemetry, stop)
+
+
+def open_feed(config: ConfigDict, experiment: Experiment, setup: Setup, console: Console, *, first_step: int) -> Feed:
+    """Places the training images on the devices if they are in memory and fit, and else starts to read batches.
+
+    Args:
+        config: the whole config.
+        experiment: what `build.experiment` made of it.
+        setup: what `set_up` returned.
+        console: where records that cannot be read are named.
+        first_step: the step whose batch comes first.
+
+    Returns:
+        The feed, to be closed.
+    """
+    source, seed = experiment.train_source, config.train.seed
+    if isinstance(source, ArraySource) and build_data.fits_on_device(config.data, source):
+        return Feed.resident(source, setup.mesh, batch_size=config.data.batch_size, seed=seed, first_step=first_step)
+    batches = build_data.batches(
+        config.data,
+        source,
+        build_data.skipped_records(config.data, console),
+        seed=seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    return Feed.streamed(batches, setup.mesh, first_step=first_step)
 
 
 def _loop(
@@ -168,6 +220,7 @@ def _loop(
     setup: Setup,
     state: TrainState,
     first_step: int,
+    feed: Feed,
     checkpointer: Checkpointer,
     telemetry: Telemetry,
     stop: StopRequest,
@@ -177,8 +230,6 @@ def _loop(
         donate_argnums=0,
         out_shardings=(setup.shardings, sharding.replicated(setup.mesh)),
     )
-    images = sharding.place(experiment.train_source.images, sharding.replicated(setup.mesh))
-    batches = index_batches(len(experiment.train_source), batch_size=config.data.batch_size, seed=config.train.seed)
     # Known in advance: asking the schedule in the loop would wait for the step before it on the device.
     learning_rates = np.asarray(jax.vmap(experiment.learning_rate)(np.arange(experiment.total_steps)))
     save = partial(checkpointer.save, config=json.loads(config.to_json()))
@@ -186,9 +237,10 @@ def _loop(
     pending = None
     try:
         for step in range(first_step, experiment.total_steps):
-            example_ids = sharding.place(np.asarray(batches[step], np.int32), sharding.batch_sharding(setup.mesh))
             step_number = sharding.place(np.asarray(step, np.int32), sharding.replicated(setup.mesh))
-            state, metrics = train_step(state, setup.key, step_number, images, example_ids)
+            # Not kept in a variable, which would keep the memory that is shared with a worker.
+            state, metrics = train_step(state, setup.key, step_number, feed.dataset, next(feed))
+            telemetry.waited_for_input(feed.last_wait)
             # Metrics are read one step late, so that the device never waits for the host.
             if pending:
                 telemetry.record(*pending)
@@ -205,6 +257,13 @@ def _loop(
             telemetry.record(*pending)
     except NonFiniteError as error:
         save(error.step, state)
+        raise
+    except UserError:
+        # The data gave out before this step.
+        if pending:
+            telemetry.record(*pending)
+        if step > first_step:
+            save(step, state)
         raise
     save(step + 1, state)
     if stop.signal_number is not None:

@@ -7,11 +7,22 @@ from typing import Any
 from hamjepa_jax.errors import UserError
 
 # Raising these continues a run, or changes only how it is watched and judged.
-CHANGEABLE = ("train.epochs", "train.max_steps", "checkpoint.", "evaluation.", "log.", "mesh.")
+CHANGEABLE = (
+    "train.epochs",
+    "train.max_steps",
+    "checkpoint.",
+    "evaluation.",
+    "log.",
+    "mesh.",
+    "data.data_dir",
+    "data.num_workers",
+    "data.resident_bytes",
+    "data.max_corrupt",
+)
 
 
 class Workdir:
-    """Paths of a run: config.json, metrics.jsonl, checkpoints/ and evaluation/."""
+    """Paths of a run: config.json, metrics.jsonl, checkpoints/, evaluation/ and views.png."""
 
     def __init__(self, path: Path):
         """Names the paths; nothing is created."""
@@ -20,6 +31,7 @@ class Workdir:
         self.log_file = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.evaluation = path / "evaluation"
+        self.views_file = path / "views.png"
 
     def claim(self, config: dict[str, Any]) -> None:
         """Creates the directory and writes the resolved config, or makes sure that it holds the same experiment.
@@ -32,7 +44,8 @@ class Workdir:
         """
         if self.config_file.exists():
             self.check(config)
-        elif self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+        # Views are looked at before there is a run.
+        elif self.path.exists() and (not self.path.is_dir() or set(self.path.iterdir()) - {self.views_file}):
             raise UserError(f"--workdir={self.path}: exists and is not the directory of a run; take another --workdir")
         try:
             self.path.mkdir(parents=True, exist_ok=True)

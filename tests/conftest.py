@@ -15,8 +15,11 @@ from pathlib import Path  # noqa: E402
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
+import jax.extend  # noqa: E402
+import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
+from PIL import Image  # noqa: E402
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -46,19 +49,77 @@ def float64():
 
 
 @pytest.fixture(scope="session")
+def equations():
+    """A function from a jaxpr to all of its equations and of those inside it."""
+
+    def walk(jaxpr):
+        for equation in jaxpr.eqns:
+            yield equation
+            for inner in jax.extend.core.jaxprs_in_params(equation.params):
+                yield from walk(inner)
+
+    return lambda jaxpr: list(walk(jaxpr))
+
+
+@pytest.fixture(scope="session")
+def double_precision(equations):
+    """A function from a jaxpr to its equations whose results are arrays in double precision."""
+    double = (np.dtype("float64"), np.dtype("complex128"))
+
+    def find(jaxpr):
+        return [e for e in equations(jaxpr) for out in e.outvars if out.aval.ndim and out.aval.dtype in double]
+
+    return find
+
+
+def config_of(name: str, variant: str) -> ConfigDict:
+    """A shipped config, with a model so small that a step takes milliseconds."""
+    config = runpy.run_path(str(REPOSITORY / "configs" / f"{name}.py"))["get_config"](variant)
+    config.data.batch_size = 32
+    config.model.widths, config.model.depths = (8, 8), (1, 1)
+    config.model.token_layer, config.model.token_d_f = 2, 4
+    config.model.dtype = "float32"
+    config.predictor.hidden_dim = 8
+    config.optimizer.warmup_epochs = 0
+    config.train.epochs = 1
+    config.train.max_steps = 4
+    config.log.every_steps = 1
+    return config
+
+
+@pytest.fixture(scope="session")
 def digits_config():
-    """A function from a variant to the digits config, shrunk so that a step takes milliseconds."""
+    """A function from a variant to the digits config, made small."""
+    return lambda variant="hamjepa": config_of("digits", variant)
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory):
+    """An image folder: 96 training and 24 validation photographs of noise, of two classes and many sizes."""
+    rng = np.random.default_rng(0)
+    root = tmp_path_factory.mktemp("images")
+    for split, count in (("train", 48), ("val", 12)):
+        for name, color in (("blue", (0, 0, 255)), ("red", (255, 0, 0))):
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                height, width = rng.integers(12, 40, size=2)
+                noise = rng.integers(256, size=(height, width, 3))
+                pixels = ((noise + np.array(color)) / 2).astype(np.uint8)
+                Image.fromarray(pixels).save(root / split / name / f"{number}.jpg")
+    return root
+
+
+@pytest.fixture(scope="session")
+def photo_config(image_folder):
+    """A function from a variant to the Tiny-ImageNet config, made small, on the images of `image_folder`."""
 
     def make(variant: str = "hamjepa") -> ConfigDict:
-        config = runpy.run_path(str(REPOSITORY / "configs" / "digits.py"))["get_config"](variant)
-        config.data.batch_size = 32
-        config.model.widths, config.model.depths = (8, 8), (1, 1)
-        config.model.token_d_f = 4
-        config.predictor.hidden_dim = 8
-        config.optimizer.warmup_epochs = 0
-        config.train.epochs = 1
-        config.train.max_steps = 4
-        config.log.every_steps = 1
+        config = config_of("tiny_imagenet100", variant)
+        config.data.data_dir = str(image_folder)
+        config.data.view_size, config.data.local_view_size, config.data.canvas_size = 16, 8, 24
+        config.model.token_hw = 4
+        config.train.epochs = 2
+        config.evaluation.resize = 16
         return config
 
     return make

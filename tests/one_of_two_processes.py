@@ -1,4 +1,4 @@
-"""One of two processes of two devices each, which compute loss, terms and gradients of a batch together.
+"""One of two processes of two devices each, which read a batch in shares and compute its loss and gradients together.
 
     python one_of_two_processes.py COORDINATOR_ADDRESS PROCESS_ID DIRECTORY
 
@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from ml_collections import ConfigDict
+from rich.console import Console
 
 from hamjepa_jax import build, sharding, train
 
@@ -29,12 +30,13 @@ def main(address: str, process_id: str, directory: str) -> None:
         setup = train.set_up(config, experiment)
         state = setup.initialize(setup.key)
         everywhere = sharding.replicated(setup.mesh)
-        images = sharding.place(experiment.train_source.images, everywhere)
-        example_ids = sharding.place(np.arange(32, dtype=np.int32), sharding.batch_sharding(setup.mesh))
+        feed = train.open_feed(config, experiment, setup, Console(), first_step=STEP)
+        batch = next(feed)
         value_and_gradient = jax.jit(jax.value_and_grad(setup.loss, has_aux=True), out_shardings=everywhere)
         (value, (terms, batch_stats)), gradient = value_and_gradient(
-            state.params, state.batch_stats, setup.key, STEP, images, example_ids
+            state.params, state.batch_stats, setup.key, STEP, feed.dataset, batch
         )
+        feed.close()
         found = {"loss": value, "terms": terms, "batch_stats": batch_stats, "gradient": gradient}
         np.savez(path.with_name(f"{path.stem}-{process_id}.npz"), *map(np.asarray, jax.tree.leaves(found)))
 

@@ -6,11 +6,14 @@ from hamjepa_jax import build
 from hamjepa_jax.errors import UserError
 
 MISTAKES = [
-    ("data.name", "mnist", "'mnist' is unknown; known: digits"),
+    ("data.train_split", "validation", "'validation' is not a split of digits; its splits: train, test"),
+    ("data.num_local_views", 1, "must be 0, because digits are never cropped"),
+    ("evaluation.resize", 7, "must be at least the 8 of config.data.view_size, got 7"),
+    ("data.max_corrupt", -1, "must be at least 0, got -1"),
     ("data.batch_size", 5000, "must be between 2 and the 1347 training images, got 5000"),
     ("data.num_global_views", 1, "must be at least 2, got 1"),
     ("data.mean", (), "must be positive numbers"),
-    ("data.augmentation.name", "flip", "'flip' is unknown; known: digit"),
+    ("data.augmentation.name", "flip", "'flip' is unknown; known: digit, multi_crop"),
     ("model.stem", "big", "'big' is unknown; known: cifar, imagenet"),
     ("model.depths", (1, 1, 1), "must have one number of blocks for each of the 2 widths"),
     ("model.token_layer", 3, "must be a stage between 1 and 2, got 3"),

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from hamjepa_jax import build, sharding, train
+from hamjepa_jax import build, feed, sharding, train
+from hamjepa_jax.data.pipeline import index_batches
 from hamjepa_jax.step import make_loss
 
 STEP = 3
@@ -59,9 +60,9 @@ def experiment_of(config, encoder=None):
     return experiment._replace(encoder=encoder, initial_state=initial_state)
 
 
-def outcome(loss, state, key, images, example_ids):
+def outcome(loss, state, key, dataset, example_ids):
     """Loss, terms, running statistics and gradients of a batch, on the host."""
-    arguments = (state.params, state.batch_stats, key, STEP, images, example_ids)
+    arguments = (state.params, state.batch_stats, key, STEP, dataset, example_ids)
     (value, (terms, batch_stats)), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(*arguments)
     found = {"loss": value, "terms": terms, "batch_stats": batch_stats, "gradient": gradient}
     return jax.tree.map(np.asarray, found)
@@ -76,8 +77,8 @@ def without_a_mesh(config, *, encoder=None, example_ids=EXAMPLE_IDS):
         microbatches=config.train.microbatches,
     )
     key = jax.random.key(config.train.seed)
-    images = jax.numpy.asarray(experiment.train_source.images)
-    return outcome(loss, experiment.initial_state(key), key, images, example_ids)
+    dataset = jax.tree.map(jax.numpy.asarray, feed.whole(experiment.train_source))
+    return outcome(loss, experiment.initial_state(key), key, dataset, example_ids)
 
 
 def on_a_mesh(config, *, data, fsdp, encoder=None, example_ids=EXAMPLE_IDS):
@@ -88,10 +89,9 @@ def on_a_mesh(config, *, data, fsdp, encoder=None, example_ids=EXAMPLE_IDS):
     if fsdp > 1:
         largest = max(jax.tree.leaves(state.params), key=lambda leaf: leaf.size)
         assert not largest.sharding.is_fully_replicated
-    images = sharding.place(experiment.train_source.images, sharding.replicated(setup.mesh))
-    return outcome(
-        setup.loss, state, setup.key, images, sharding.place(example_ids, sharding.batch_sharding(setup.mesh))
-    )
+    dataset = sharding.place(feed.whole(experiment.train_source), sharding.replicated(setup.mesh))
+    example_ids = sharding.place(example_ids, sharding.batch_sharding(setup.mesh))
+    return outcome(setup.loss, state, setup.key, dataset, example_ids)
 
 
 def assert_same(found, expected, *, without=()):
@@ -151,13 +151,15 @@ def test_microbatches_with_batch_normalisation_when_all_of_them_are_alike(config
 
 
 @pytest.mark.slow
-def test_two_processes(config_of, expected, tmp_path):
+def test_two_processes(config_of, tmp_path):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{probe.getsockname()[1]}"
     for variant in VARIANTS:
         config = config_of(variant)
         config.mesh.fsdp = 2
+        # Each process reads its own share of the batch.
+        config.data.resident_bytes = 0
         (tmp_path / f"{variant}.json").write_text(config.to_json())
     worker = Path(__file__).with_name("one_of_two_processes.py")
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
@@ -173,9 +175,11 @@ def test_two_processes(config_of, expected, tmp_path):
     ]
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
+    example_ids = np.asarray(index_batches(1347, batch_size=32, seed=42)[STEP], np.int32)
     for variant in VARIANTS:
+        expected = without_a_mesh(config_of(variant), example_ids=example_ids)
         for process_id in range(2):
             with np.load(tmp_path / f"{variant}-{process_id}.npz") as archive:
                 leaves = list(archive.values())
-            found = jax.tree.unflatten(jax.tree.structure(expected(variant)), leaves)
-            assert_same(found, expected(variant))
+            found = jax.tree.unflatten(jax.tree.structure(expected), leaves)
+            assert_same(found, expected)

@@ -13,17 +13,27 @@ FORBIDDEN = {
     "stats": (*FRAMEWORKS, ".models", ".data", ".sharding", ".objectives", ".train"),
     "models": (*FRAMEWORKS[1:], ".objectives", ".data", ".train", ".step"),
     "objectives": ("flax", *FRAMEWORKS[2:], ".models", ".data", ".train"),
-    "data/sources": ("jax", "flax"),
-    "data/pipeline": ("jax", "flax"),
+    **dict.fromkeys(
+        [f"data/{name}" for name in ("sources", "images", "tfds_source", "image_folder", "loading", "pipeline")],
+        ("jax", "flax"),
+    ),
     "evaluation": (".train",),
     "": (".main", ".benchmarks", "tensorflow"),
 }
 ONLY_IN = {
     "orbax": ("checkpoint",),
     "torch": ("interop",),
-    "ml_collections": ("build", "train", "evaluation/run", "main"),
+    "ml_collections": (
+        "build",
+        "build_data",
+        "build_views",
+        "train",
+        "evaluation/run",
+        "main",
+        "benchmarks/augment",
+    ),
 }
-NEVER_AT_THE_TOP = ("matplotlib", "sklearn", "tensorflow_datasets", "torch")
+NEVER_AT_THE_TOP = ("matplotlib", "sklearn", "tensorflow_datasets", "array_record", "torch")
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

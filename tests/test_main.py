@@ -45,6 +45,10 @@ MISTAKES = {
         ["--config=configs/digits.py", "--config.data.batch_size=2000"],
         "config.data.batch_size: must be between 2 and the 1347 training images, got 2000",
     ),
+    "missing data": (
+        ["--config=configs/cifar100.py", "--config.data.data_dir=nowhere"],
+        "config.data.data_dir: nowhere does not exist; give a folder",
+    ),
     "unknown flag": (["--workdri=here"], "did you mean: workdir"),
     "unknown mode": (["--mode=dream"], "should be one of"),
     "not a flag": (["--config=configs/digits.py", "train"], "train: not a flag"),
@@ -150,6 +154,40 @@ def test_a_finished_run_is_evaluated_again_and_not_mixed_with_another(finished_r
     assert refused.returncode == 2
     assert "holds a run of another config: train.seed (42 there, 7 now)" in refused.stderr
     assert files(workdir) == before
+
+
+@pytest.mark.slow
+def test_views_are_drawn_and_nothing_is_trained(tmp_path):
+    finished = run("--mode=views", "--config=configs/digits.py", f"--workdir={tmp_path}/run")
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert finished.stdout == f"written: {tmp_path}/run/views.png\n"
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["views.png"]
+
+
+@pytest.mark.slow
+def test_images_in_a_folder_from_the_command_line_to_the_table(image_folder, tmp_path):
+    finished = run(
+        "--config=configs/tiny_imagenet100.py:sigreg_multicrop",
+        f"--workdir={tmp_path}/run",
+        f"--config.data.data_dir={image_folder}",
+        *TINY,
+        "--config.data.batch_size=16",
+        "--config.data.view_size=16",
+        "--config.data.local_view_size=8",
+        "--config.data.resident_bytes=0",
+        "--config.data.num_workers=1",
+        "--config.model.depths=(1, 1)",
+        "--config.model.token_layer=2",
+        "--config.model.token_hw=4",
+        "--config.evaluation.ks=(1, 20)",
+    )
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert "step 6/6" in finished.stdout
+    metrics = json.loads((tmp_path / "run" / "evaluation" / "metrics.json").read_text())
+    assert metrics["baselines"]["pixels"]["dim"] == 16 * 16 * 3
+    assert 0 <= json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])["input_wait"] < 1
+    # Red and blue noise differ in every pixel.
+    assert metrics["baselines"]["pixels"]["linear_probe"]["top1"] > 0.9
 
 
 @pytest.mark.slow

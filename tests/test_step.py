@@ -3,14 +3,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
-from jax.extend import core
 
-from hamjepa_jax import build
+from hamjepa_jax import build, feed
+from hamjepa_jax.build_views import Dataset
 from hamjepa_jax.step import embed_views, make_loss, make_train_step
 
 
 def build_step(config, objective=None):
-    """The jitted train step of a config, its initial state, and the images."""
+    """The jitted train step of a config, its initial state, and the data set."""
     experiment = build.experiment(config)
     loss = make_loss(
         encoder=experiment.encoder,
@@ -19,17 +19,18 @@ def build_step(config, objective=None):
         microbatches=config.train.microbatches,
     )
     step = jax.jit(make_train_step(loss=loss, optimizer=experiment.optimizer))
-    return step, experiment.initial_state(jax.random.key(0)), jnp.asarray(experiment.train_source.images)
+    dataset = jax.tree.map(jnp.asarray, feed.whole(experiment.train_source))
+    return step, experiment.initial_state(jax.random.key(0)), dataset
 
 
 def test_a_step_can_be_replayed_and_depends_on_its_number(digits_config):
-    step, state, images = build_step(digits_config())
+    step, state, dataset = build_step(digits_config())
     ids = np.arange(32)
-    first, again = (step(state, jax.random.key(1), 0, images, ids)[1] for _ in range(2))
+    first, again = (step(state, jax.random.key(1), 0, dataset, ids)[1] for _ in range(2))
     assert first == again
-    other_seed = step(state, jax.random.key(2), 0, images, ids)[1]
+    other_seed = step(state, jax.random.key(2), 0, dataset, ids)[1]
     assert other_seed["prediction"] != first["prediction"]
-    later = step(state._replace(step=jnp.int32(1)), jax.random.key(1), 1, images, ids)[1]
+    later = step(state._replace(step=jnp.int32(1)), jax.random.key(1), 1, dataset, ids)[1]
     assert later["prediction"] != first["prediction"]
 
 
@@ -41,7 +42,7 @@ def test_microbatches_keep_every_example_in_its_place():
 
     views = jnp.arange(2 * 6 * 2 * 2.0).reshape(2, 6, 2, 2, 1)
     for microbatches in (1, 2, 3, 6):
-        z, _ = embed_views(Flatten(), {}, {}, views, microbatches=microbatches)
+        z, _ = embed_views(Flatten(), {}, {}, (views,), microbatches=microbatches)
         np.testing.assert_array_equal(z, views.reshape(2, 6, 4))
 
 
@@ -50,15 +51,15 @@ def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(digits_config):
         loss = jnp.sum(jnp.square(z)) * jnp.where(step == 1, jnp.nan, 1.0)
         return loss, {"term": loss}
 
-    step, state, images = build_step(digits_config(), objective=breaks_at_step_1)
+    step, state, dataset = build_step(digits_config(), objective=breaks_at_step_1)
     key, ids = jax.random.key(1), np.arange(32)
-    good, metrics = step(state, key, 0, images, ids)
+    good, metrics = step(state, key, 0, dataset, ids)
     assert metrics["finite"]
     assert good.step == 1
-    broken, metrics = step(good, key, 1, images, ids)
+    broken, metrics = step(good, key, 1, dataset, ids)
     assert not metrics["finite"]
     # What is dispatched before the host has noticed must not move the state either.
-    after, metrics = step(broken, key, 2, images, ids)
+    after, metrics = step(broken, key, 2, dataset, ids)
     assert metrics["finite"]
     for kept in (broken, after):
         jax.tree.map(np.testing.assert_array_equal, kept, good)
@@ -66,46 +67,38 @@ def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(digits_config):
 
 @pytest.mark.parametrize("variant", ["hamjepa", "sigreg"])
 def test_nothing_is_recompiled_or_transferred_between_steps(digits_config, variant):
-    step, state, images = build_step(digits_config(variant))
+    step, state, dataset = build_step(digits_config(variant))
     keys = jax.random.split(jax.random.key(1), 3)
     numbers, ids = jnp.arange(3, dtype=jnp.int32), jnp.arange(96, dtype=jnp.int32).reshape(3, 32)
-    batches = [(keys[i], numbers[i], images, ids[i]) for i in range(3)]
+    batches = [(keys[i], numbers[i], dataset, ids[i]) for i in range(3)]
     state, _ = step(state, *batches[0])
     with jax.transfer_guard("disallow"):
         for batch in batches[1:]:
             state, metrics = step(state, *batch)
         with pytest.raises(RuntimeError, match="Disallowed host-to-device transfer"):
-            step(state, keys[0], np.int32(3), images, ids[0])
+            step(state, keys[0], np.int32(3), dataset, ids[0])
     assert step._cache_size() == 1
     assert metrics["finite"]
 
 
-def equations(jaxpr):
-    """All equations of a jaxpr and of those inside it."""
-    for equation in jaxpr.eqns:
-        yield equation
-        for inner in core.jaxprs_in_params(equation.params):
-            yield from equations(inner)
-
-
 @pytest.mark.parametrize(("variant", "microbatches"), [("hamjepa", 1), ("hamjepa", 2), ("sigreg", 1)])
-def test_the_step_has_no_double_precision_and_does_not_call_the_host(digits_config, variant, microbatches):
+def test_the_step_has_no_double_precision_and_does_not_call_the_host(
+    digits_config, equations, double_precision, variant, microbatches
+):
     config = digits_config(variant)
     config.train.microbatches = microbatches
     shapes = (
         jax.eval_shape(build.experiment(config).initial_state, jax.random.key(0)),
         jax.eval_shape(jax.random.key, 0),
         jax.ShapeDtypeStruct((), jnp.int32),
-        jax.ShapeDtypeStruct((100, 8, 8, 1), jnp.uint8),
+        Dataset(jax.ShapeDtypeStruct((100, 8, 8, 1), jnp.uint8), jax.ShapeDtypeStruct((100, 2), jnp.int32)),
         jax.ShapeDtypeStruct((32,), jnp.int32),
     )
     # Where double precision is allowed, whatever is not of a stated or inherited type becomes double.
     with jax.enable_x64(True):
         step, _, _ = build_step(config)
-        found = list(equations(jax.make_jaxpr(step)(*shapes).jaxpr))
+        jaxpr = jax.make_jaxpr(step)(*shapes).jaxpr
+    found = equations(jaxpr)
     assert len(found) > 500
-    double = [
-        e for e in found for out in e.outvars if out.aval.ndim and out.aval.dtype in (jnp.float64, jnp.complex128)
-    ]
-    assert not double, double[0]
+    assert not double_precision(jaxpr)
     assert not [e for e in found if "callback" in e.primitive.name or "infeed" in e.primitive.name]

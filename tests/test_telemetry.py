@@ -32,11 +32,12 @@ def test_every_nth_step_and_the_last_are_logged(tmp_path):
             log.record(step, metrics(loss=step, prediction=0.5), learning_rate=0.1)
     logged = records(tmp_path / "log")
     assert [record["step"] for record in logged] == [3, 5]
-    assert logged[0] | {"views_per_second": None} == {
+    assert logged[0] | {"views_per_second": None, "input_wait": None} == {
         "step": 3,
         "epoch": pytest.approx(4 / 3, abs=1e-4),
         "learning_rate": 0.1,
         "views_per_second": None,
+        "input_wait": None,
         "loss": 3.0,
         "prediction": 0.5,
         "gradient_norm": 2.0,
@@ -46,6 +47,18 @@ def test_every_nth_step_and_the_last_are_logged(tmp_path):
     assert lines[0].startswith("step 4/6  loss 3.0000  ")
     assert "views/s" in lines[0]
     assert "left" in lines[0]
+
+
+def test_the_time_spent_waiting_for_data_is_logged_as_a_share(tmp_path, monkeypatch):
+    clock = iter((0, 10, 20))
+    monkeypatch.setattr("hamjepa_jax.telemetry.time.monotonic", lambda: next(clock))
+    log, _ = telemetry(tmp_path / "log")
+    with log:
+        for step, seconds in enumerate((100.0, 1.0, 4.0)):
+            log.waited_for_input(seconds)
+            log.record(step, metrics(), learning_rate=0.1)
+    # What was waited for before the first step, while it compiled, does not count.
+    assert [record["input_wait"] for record in records(tmp_path / "log")] == [None, 0.1, 0.25]
 
 
 def test_a_terminal_gets_a_progress_bar(tmp_path):

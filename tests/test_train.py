@@ -24,7 +24,7 @@ def run(config, path):
 
 def records(path):
     lines = (path / "metrics.jsonl").read_text().splitlines()
-    return [json.loads(line) | {"views_per_second": None} for line in lines]
+    return [json.loads(line) | dict.fromkeys(("views_per_second", "input_wait")) for line in lines]
 
 
 def assert_identical(state, expected):

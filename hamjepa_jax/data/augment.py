@@ -1,14 +1,16 @@
-"""Augmentation on the device: pure functions of a key and one image, vmapped over examples and views.
+"""Augmentation on the device: pure functions of one image and of parameters that may be traced.
 
-The key of a view is folded from the key of the step, the view's number and the example's index: the same example gets
-the same view in the same step, wherever it is placed.
+The operations are those of torchvision on float images; `planes` has their arithmetic.
 """
-
-from collections.abc import Callable
 
 import chex
 import jax
 import jax.numpy as jnp
+
+from hamjepa_jax.data import planes
+
+# The order in which `jitter_color` numbers them.
+COLOR_OPERATIONS = ("brightness", "contrast", "saturation", "hue")
 
 
 def normalize(image: chex.Array, mean: chex.Numeric, std: chex.Numeric) -> jax.Array:
@@ -26,114 +28,145 @@ def normalize(image: chex.Array, mean: chex.Numeric, std: chex.Numeric) -> jax.A
     return (image - jnp.asarray(mean, dtype)) / jnp.asarray(std, dtype)
 
 
-def affine_warp(image: chex.Array, matrix: chex.Array, translation: chex.Array, *, size: int) -> jax.Array:
-    """Samples an image bilinearly on an affinely transformed grid; what lies outside is zero.
+def adjust_brightness(image: chex.Array, factor: chex.Numeric) -> jax.Array:
+    """Scales all channels, clip(factor·x, 0, 1).
 
-    Output pixel centres, in coordinates that run over [−1, 1] along both axes, are mapped to input coordinates
-    by x ↦ matrix·x + translation. The sampling is two small matrix products, without gathers.
+    Args:
+        image: float image (H, W, 3) in [0, 1].
+        factor: 0 is black, 1 the image itself.
+
+    Returns:
+        The image (H, W, 3) in [0, 1].
+    """
+    return planes.to_image(planes.brightness(planes.from_image(image), factor))
+
+
+def adjust_contrast(image: chex.Array, factor: chex.Numeric) -> jax.Array:
+    """Blends with the mean luminance m of the image, clip(factor·x + (1 − factor)·m, 0, 1).
+
+    Args:
+        image: float image (H, W, 3) in [0, 1].
+        factor: 0 is uniformly grey, 1 the image itself.
+
+    Returns:
+        The image (H, W, 3) in [0, 1].
+    """
+    return planes.to_image(planes.contrast(planes.from_image(image), factor))
+
+
+def adjust_saturation(image: chex.Array, factor: chex.Numeric) -> jax.Array:
+    """Blends with the luminance y of each pixel, clip(factor·x + (1 − factor)·y, 0, 1).
+
+    Args:
+        image: float image (H, W, 3) in [0, 1].
+        factor: 0 is grey, 1 the image itself.
+
+    Returns:
+        The image (H, W, 3) in [0, 1].
+    """
+    return planes.to_image(planes.saturation(planes.from_image(image), factor))
+
+
+def adjust_hue(image: chex.Array, factor: chex.Numeric) -> jax.Array:
+    """Turns the hue by a fraction of the colour circle, at the saturation and value of each pixel in HSV.
+
+    With v the maximum, c = maximum − minimum of a pixel and h its hue in sixths of the circle, channel n ∈ (5, 3, 1) is
+    v − c·clip(min(k, 4 − k), 0, 1) for k = (n + h) mod 6.
+
+    Args:
+        image: float image (H, W, 3) in [0, 1].
+        factor: turn, in [−½, ½] of the circle.
+
+    Returns:
+        The image (H, W, 3) in [0, 1].
+
+    References:
+        Smith, "Color Gamut Transform Pairs", SIGGRAPH 1978.
+    """
+    return planes.to_image(planes.hue(planes.from_image(image), factor))
+
+
+def to_grayscale(image: chex.Array) -> jax.Array:
+    """Replaces all channels by the luminance.
+
+    Args:
+        image: float image (H, W, 3) in [0, 1].
+
+    Returns:
+        The image (H, W, 3), its channels equal.
+    """
+    return planes.to_image(planes.grayscale(planes.from_image(image)))
+
+
+def jitter_color(image: chex.Array, operations: chex.Array, factors: chex.Array) -> jax.Array:
+    """Applies colour operations in the given order.
+
+    Args:
+        image: float image (H, W, 3) in [0, 1].
+        operations: indices into `COLOR_OPERATIONS`, int (n,), the first applied first.
+        factors: the factor of each operation, (n,).
+
+    Returns:
+        The image (H, W, 3) in [0, 1].
+    """
+    return planes.to_image(planes.jitter(planes.from_image(image), operations, factors))
+
+
+def solarize(image: chex.Array, threshold: chex.Numeric) -> jax.Array:
+    """Inverts the values from the threshold on, x ↦ 1 − x where x ≥ threshold.
+
+    Args:
+        image: float image (H, W, C) in [0, 1].
+        threshold: a value in [0, 1], or above 1 to leave the image as it is.
+
+    Returns:
+        The image (H, W, C).
+    """
+    return jnp.where(image >= threshold, 1.0 - image, image)
+
+
+def gaussian_blur(image: chex.Array, sigma: chex.Numeric, *, kernel_size: int) -> jax.Array:
+    """Convolves with a Gaussian, cut off at the kernel's size and normalised; the image is reflected at its borders.
+
+    Rows and columns are convolved one after the other, as products with banded matrices.
 
     Args:
         image: float image (H, W, C).
-        matrix: (2, 2), acting on (row, column).
-        translation: (2,), in half image sizes.
-        size: height and width of the output.
+        sigma: standard deviation in pixels.
+        kernel_size: odd length of the kernel, below twice the shorter side of the image.
 
     Returns:
-        The warped image (size, size, C).
+        The image (H, W, C).
+
+    Raises:
+        ValueError: if the kernel is even or too large.
     """
-    chex.assert_shape([matrix, translation], [(2, 2), (2,)])
-    height, width, _ = image.shape
-    centers = (2.0 * jnp.arange(size, dtype=image.dtype) + 1.0) / size - 1.0
-    grid = jnp.stack(jnp.meshgrid(centers, centers, indexing="ij"), axis=-1).reshape(-1, 2)
-    source = grid @ matrix.T + translation
-
-    def hat_weights(coordinates: jax.Array, length: int) -> jax.Array:
-        pixels = 0.5 * ((coordinates + 1.0) * length - 1.0)
-        return jax.nn.relu(1.0 - jnp.abs(pixels[:, None] - jnp.arange(length, dtype=image.dtype)))
-
-    rows = jnp.einsum("or,rwc->owc", hat_weights(source[:, 0], height), image)
-    return jnp.einsum("ow,owc->oc", hat_weights(source[:, 1], width), rows).reshape(size, size, -1)
+    return planes.to_image(planes.gaussian_blur(planes.from_image(image), sigma, kernel_size))
 
 
-def digit_view(
-    key: chex.PRNGKey,
+def resized_crop(
     image: chex.Array,
+    top: chex.Numeric,
+    left: chex.Numeric,
+    height: chex.Numeric,
+    width: chex.Numeric,
     *,
     size: int,
-    max_rotation: float,
-    max_log_scale: float,
-    max_shift: float,
-    max_contrast: float,
-    noise_std: float,
 ) -> jax.Array:
-    """One view of a digit: a small random rotation, scale and shift, a contrast change, and noise; never a flip.
+    """Cuts out a box and resamples it bilinearly, antialiased; no pixel outside the box has an influence.
+
+    Output pixel i has its centre at (i + ½)·scale in the box, scale = length/size, and is the mean of the pixels around
+    it with the weights max(0, 1 − distance/max(scale, 1)).
 
     Args:
-        key: a typed PRNG key.
-        image: float image (H, W, C) in [0, 1].
-        size: height and width of the view.
-        max_rotation: the angle is uniform in ±max_rotation, in degrees.
-        max_log_scale: the logarithm of the scale is uniform in ±max_log_scale, for each axis on its own.
-        max_shift: the shift is uniform in ±max_shift, in image sizes, for each axis on its own.
-        max_contrast: the contrast factor is uniform in 1 ± max_contrast.
-        noise_std: standard deviation of the Gaussian noise of each pixel.
-
-    Returns:
-        The view (size, size, C), in [0, 1].
-    """
-    angle_key, scale_key, shift_key, contrast_key, noise_key = jax.random.split(key, 5)
-
-    def symmetric(key: chex.PRNGKey, bound: float, shape: tuple[int, ...] = ()) -> jax.Array:
-        return jax.random.uniform(key, shape, image.dtype, -bound, bound)
-
-    angle = jnp.deg2rad(symmetric(angle_key, max_rotation))
-    scale = jnp.exp(symmetric(scale_key, max_log_scale, (2,)))
-    shift = symmetric(shift_key, 2.0 * max_shift, (2,))
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    rotation = jnp.array([[cos, sin], [-sin, cos]])
-    view = affine_warp(image, rotation / scale, shift, size=size)
-    contrast = 1.0 + symmetric(contrast_key, max_contrast)
-    noise = noise_std * jax.random.normal(noise_key, view.shape, image.dtype)
-    return jnp.clip(contrast * view + noise, 0.0, 1.0)
-
-
-def make_views(
-    key: chex.PRNGKey,
-    images_BxHxWxC: chex.Array,
-    example_ids_B: chex.Array,
-    *,
-    view: Callable[[chex.PRNGKey, jax.Array], jax.Array],
-    num_views: int,
-) -> jax.Array:
-    """Draws several views of every image of a batch.
-
-    Args:
-        key: the key of the step.
-        images_BxHxWxC: uint8 images.
-        example_ids_B: the examples' indices in the data set.
-        view: draws one view of one float image in [0, 1].
-        num_views: number V of views.
-
-    Returns:
-        Views (V, B, H', W', C).
-    """
-    images = images_BxHxWxC.astype(jnp.float32) / 255.0
-
-    def view_of_example(view_number, image, example_id):
-        return view(jax.random.fold_in(jax.random.fold_in(key, view_number), example_id), image)
-
-    over_examples = jax.vmap(view_of_example, in_axes=(None, 0, 0))
-    return jax.vmap(over_examples, in_axes=(0, None, None))(jnp.arange(num_views), images, example_ids_B)
-
-
-def resize(image: chex.Array, *, size: int) -> jax.Array:
-    """The view that evaluation sees: the whole image, resampled bilinearly if it is of another size.
-
-    Args:
-        image: float image (H, W, C).
+        image: image (H, W, C), float or uint8.
+        top: first row of the box.
+        left: first column of the box.
+        height: rows of the box.
+        width: columns of the box.
         size: height and width of the output.
 
     Returns:
-        The image (size, size, C).
+        The resampled box, float (size, size, C), in the units of the image.
     """
-    return jax.image.resize(image, (size, size, image.shape[-1]), method="linear")
+    return planes.to_image(planes.resized_crop(image, top, left, height, width, size))

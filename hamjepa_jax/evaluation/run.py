@@ -9,12 +9,16 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 from rich.console import Console
+from rich.progress import track
 
+from hamjepa_jax import build_data
 from hamjepa_jax.build import Experiment
-from hamjepa_jax.data.sources import ArraySource
+from hamjepa_jax.data.loading import EvaluationLoader
+from hamjepa_jax.data.pipeline import blocks
+from hamjepa_jax.data.sources import ArraySource, Source
 from hamjepa_jax.errors import require
 from hamjepa_jax.evaluation import report
-from hamjepa_jax.evaluation.features import coordinates, extract_features
+from hamjepa_jax.evaluation.features import Features, coordinates, extract_features
 from hamjepa_jax.evaluation.knn import knn_accuracy
 from hamjepa_jax.evaluation.probe import few_label_probe, linear_probe
 from hamjepa_jax.evaluation.spectra import spectrum
@@ -41,6 +45,8 @@ def check(config: ConfigDict, experiment: Experiment) -> None:
         "evaluation.ks",
         f"must be numbers of neighbours between 1 and {examples}, got {ks}",
     )
+    if experiment.train_source.labels is None:
+        return
     fewest = int(np.bincount(experiment.train_source.labels).min())
     require(
         1 <= labels <= fewest,
@@ -72,64 +78,58 @@ def evaluate(
         What metrics.json holds: {"step", "seed", "variant", "features": {name: scores}, "baselines": {"pixels": scores,
         "random_encoder": scores}}. The untrained encoder is judged in the first, the headline coordinate.
     """
-    train_source, test_source = experiment.train_source, experiment.test_source
     feature_step = jax.jit(make_feature_step(encoder=experiment.encoder, preprocess=experiment.preprocess))
 
     def embed_with(state: TrainState) -> Callable[[jax.Array], jax.Array]:
         return lambda images: feature_step(state.params["encoder"], state.batch_stats, images)
 
-    trained_z, untrained_z = (
-        [
-            extract_features(embed_with(s), source.images, batch_size=config.evaluation.batch_size)
-            for source in (train_source, test_source)
-        ]
-        for s in (state, untrained)
+    encoders = {"trained": embed_with(state), "untrained": embed_with(untrained)}
+    train, test = (
+        _features(config, source, encoders, console, name)
+        for source, name in ((experiment.train_source, "training"), (experiment.test_source, "test"))
     )
+    labels, num_classes = (train.labels, test.labels), experiment.train_source.num_classes
     split_qp = config.objective.name == "hamjepa"
-    features = _train_test_coordinates(trained_z, split_qp=split_qp)
+    features, random_features = (
+        _train_test_coordinates(train.embeddings[name], test.embeddings[name], split_qp=split_qp) for name in encoders
+    )
     headline = next(iter(features))
-    random_features = _train_test_coordinates(untrained_z, split_qp=split_qp)[headline]
-    pixels = tuple(source.images.reshape(len(source), -1) / np.float32(255.0) for source in (train_source, test_source))
+    baselines = {"pixels": (train.pixels, test.pixels), "random_encoder": random_features[headline]}
 
     with console.status("evaluating"):
-        scores = {
-            name: score(config, pair, train_source, test_source)
-            for name, pair in {**features, "pixels": pixels, "random_encoder": random_features}.items()
-        }
+        scores = {name: score(config, pair, labels, num_classes) for name, pair in {**features, **baselines}.items()}
     metrics = {
         "step": int(state.step),
         "seed": config.train.seed,
         "variant": config.variant,
         "features": {name: scores[name] for name in features},
-        "baselines": {name: scores[name] for name in ("pixels", "random_encoder")},
+        "baselines": {name: scores[name] for name in baselines},
     }
     directory.mkdir(parents=True, exist_ok=True)
     replacement = directory / "metrics.tmp"
     replacement.write_text(json.dumps(metrics, indent=1) + "\n")
     replacement.replace(directory / "metrics.json")
     report.print_table(metrics, console)
-    clouds = {f"{config.variant} {headline}": features[headline][1], "untrained encoder": random_features[1]}
+    clouds = {f"{config.variant} {headline}": features[headline][1], "untrained encoder": random_features[headline][1]}
     report.draw_summary(metrics, clouds, directory / "summary.png")
     return metrics
 
 
-def score(
-    config: ConfigDict, features: TrainTest, train_source: ArraySource, test_source: ArraySource
-) -> dict[str, Any]:
+def score(config: ConfigDict, features: TrainTest, labels: TrainTest, num_classes: int) -> dict[str, Any]:
     """All scores of one set of features.
 
     Args:
         config: the whole config.
         features: features of the training and of the test images.
-        train_source: the training images, for their labels.
-        test_source: the test images, for their labels.
+        labels: labels of the training and of the test images.
+        num_classes: number of classes.
 
     Returns:
         {"dim", "knn", "linear_probe", "few_label_probe", "spectrum"}, the spectrum that of the training features.
     """
     train_x, test_x = features
-    data = (train_x, train_source.labels, test_x, test_source.labels)
-    num_classes, seed = len(train_source.class_names), config.train.seed
+    data = (train_x, labels[0], test_x, labels[1])
+    seed = config.train.seed
     return {
         "dim": train_x.shape[1],
         "knn": knn_accuracy(*data, ks=config.evaluation.ks, num_classes=num_classes),
@@ -141,6 +141,30 @@ def score(
     }
 
 
-def _train_test_coordinates(z: list[np.ndarray], *, split_qp: bool) -> dict[str, TrainTest]:
-    train, test = (coordinates(part, split_qp=split_qp) for part in z)
+def _features(
+    config: ConfigDict, source: Source, encoders: dict[str, Callable], console: Console, name: str
+) -> Features:
+    """Reads and embeds all images of a source, with a progress bar."""
+    block_size = min(config.evaluation.batch_size, len(source))
+    loaded = blocks(
+        EvaluationLoader(source, size=config.data.view_size, resize=config.evaluation.resize),
+        len(source),
+        build_data.skipped_records(config.data, console),
+        block_size=block_size,
+        # What is in memory already is read fastest from there.
+        num_workers=0 if isinstance(source, ArraySource) else build_data.num_workers(config.data),
+    )
+    bar = track(
+        loaded,
+        description=f"embedding {name} images",
+        total=-(-len(source) // block_size),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    return extract_features(encoders, bar, block_size=block_size)
+
+
+def _train_test_coordinates(train_z: np.ndarray, test_z: np.ndarray, *, split_qp: bool) -> dict[str, TrainTest]:
+    train, test = (coordinates(z, split_qp=split_qp) for z in (train_z, test_z))
     return {name: (train[name], test[name]) for name in train}

@@ -1,6 +1,7 @@
 import jax
 import numpy as np
 
+from hamjepa_jax.data.loading import EvaluationBlock
 from hamjepa_jax.evaluation.features import coordinates, extract_features
 
 
@@ -12,11 +13,20 @@ def test_features_do_not_depend_on_the_blocks():
         shapes.append(block.shape)
         return jax.numpy.asarray(block, "float32").reshape(len(block), -1)
 
+    def blocks(*ends):
+        for part in np.split(np.arange(11), ends):
+            yield EvaluationBlock(images[part], images[part, :1], part.astype(np.int32))
+
     whole = images.reshape(11, -1).astype(np.float32)
-    for batch_size in (4, 11, 100):
-        np.testing.assert_array_equal(extract_features(embed, images, batch_size=batch_size), whole)
+    # The last block is short, and one in the middle is too where an image could not be read.
+    for block_size, ends in ((4, (4, 8)), (11, ()), (5, (5, 9))):
+        features = extract_features({"a": embed, "b": lambda x: 2 * embed(x)}, blocks(*ends), block_size=block_size)
+        np.testing.assert_array_equal(features.embeddings["a"], whole)
+        np.testing.assert_array_equal(features.embeddings["b"], 2 * whole)
+        np.testing.assert_array_equal(features.pixels, images[:, :1].reshape(11, -1) / np.float32(255))
+        np.testing.assert_array_equal(features.labels, np.arange(11))
     # One shape, and so one compilation, for all the blocks of a pass.
-    assert shapes == [(4, 2, 2, 1)] * 3 + [(11, 2, 2, 1)] * 2
+    assert shapes == [(4, 2, 2, 1)] * 6 + [(11, 2, 2, 1)] * 2 + [(5, 2, 2, 1)] * 6
 
 
 def test_coordinates_split_the_state_with_the_headline_first():

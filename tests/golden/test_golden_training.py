@@ -95,8 +95,8 @@ def optimizer_of(recipe):
     return optimizer, list(schedules.values())
 
 
-def two_views(key, images, example_ids):
-    return images.reshape(2, -1, *images.shape[1:])
+def two_views(key, dataset, images):
+    return (images.reshape(2, -1, *images.shape[1:]),)
 
 
 @pytest.mark.slow
@@ -130,7 +130,7 @@ def test_training(golden, seeded_state_dict, precisions, published_hamjepa, reci
                 continue
             with precision.context():
                 following[precision.dtype], metrics = train_step(
-                    precision.arrays(state), jax.random.key(0), step, precision.arrays(images), np.arange(24)
+                    precision.arrays(state), jax.random.key(0), step, None, precision.arrays(images)
                 )
                 rates = [schedule(precision.arrays(step)) for schedule in schedules]
             losses = np.stack([metrics[term] for term in terms])

@@ -1,0 +1,166 @@
+"""ImageNet-100 by the paper's protocol: ResNet-18 tokens at 224 pixels, HamJEPA or its SIGReg baseline; 45 epochs.
+
+    python -m hamjepa_jax.main --config=configs/imagenet100.py --config.data.data_dir=DIR
+    python -m hamjepa_jax.main --config=configs/imagenet100.py:hamjepa_multicrop --config.data.data_dir=DIR
+
+DIR holds the TFDS data set imagenet2012 as array_record files; or it is an image folder (DIR/train/CLASS/*,
+DIR/val/CLASS/*, also in parts, DIR/train.X1 ... DIR/train.X4), or a zip file of one, with --config.data.test_split=val.
+Of its classes those in imagenet100_classes.txt are taken, the list of Tian et al. Another list is given with
+--config.data.class_list=FILE, and all classes are taken with --config.data.class_list= and nothing behind it.
+
+The host cuts the views out of the full images. --config.data.canvas_size=256 sends images shrunk to 256 pixels instead,
+and has the device cut them out.
+
+References: Jenkinson Alvarez, arXiv 2605.20107; Tian et al., "Contrastive multiview coding", ECCV 2020.
+"""
+
+import ml_collections
+from ml_collections import config_dict
+
+VARIANTS = ("hamjepa", "sigreg", "hamjepa_multicrop", "sigreg_multicrop")
+
+
+def get_config(variant: str = "hamjepa") -> ml_collections.ConfigDict:
+    """The experiment, whole.
+
+    Args:
+        variant: `hamjepa` or `sigreg`, with `_multicrop` for six local views beside the two global ones.
+
+    Returns:
+        The config.
+
+    Raises:
+        ValueError: for an unknown variant.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"variant {variant!r} is unknown; known variants: {', '.join(VARIANTS)}")
+    objective, _, multicrop = variant.partition("_")
+    config = ml_collections.ConfigDict()
+    config.name = "imagenet100"
+    config.variant = variant
+
+    config.data = dict(
+        name="imagenet2012",
+        data_dir=config_dict.placeholder(str),
+        class_list="configs/imagenet100_classes.txt",
+        train_split="train",
+        test_split="validation",
+        batch_size=256,
+        num_global_views=2,
+        num_local_views=6 if multicrop else 0,
+        view_size=224,
+        local_view_size=96,
+        canvas_size=config_dict.placeholder(int),
+        resident_bytes=2**30,
+        num_workers=config_dict.placeholder(int),
+        max_corrupt=10,
+        mean=(0.485, 0.456, 0.406),
+        std=(0.229, 0.224, 0.225),
+        augmentation=dict(
+            name="multi_crop",
+            crop_scale=(0.4, 1.0),
+            local_crop_scale=(0.05, 0.4),
+            crop_ratio=(3 / 4, 4 / 3),
+            flip=0.5,
+            jitter=0.8,
+            brightness=0.4,
+            contrast=0.4,
+            saturation=0.2,
+            hue=0.1,
+            grayscale=0.2,
+            blur=0.5,
+            blur_sigma=(0.1, 2.0),
+            blur_kernel_size=23,
+            solarize=0.2,
+            solarize_threshold=128 / 255,
+        ),
+    )
+    config.model = dict(
+        widths=(64, 128, 256, 512),
+        depths=(2, 2, 2, 2),
+        stem="imagenet",
+        mode="tokens",
+        token_layer=3,
+        token_hw=8,
+        token_d_f=32,
+        split_qp=True,
+        out_dim=512,
+        dtype="bfloat16",
+    )
+    config.predictor = dict(
+        name="hamiltonian_flow" if objective == "hamjepa" else "identity",
+        energy="separable_mlp",
+        hidden_dim=256,
+        depth=2,
+        base_coeff=0.1,
+        scheme="leapfrog",
+        step_size=0.05,
+        num_steps=2,
+        residual_scale=0.02,
+        residual_ramp_epochs=0,
+    )
+    config.objective = {"hamjepa": hamjepa, "sigreg": sigreg}[objective]()
+    config.optimizer = dict(
+        learning_rate=5e-4,
+        predictor_learning_rate=5e-5,
+        end_factor=1e-3,
+        warmup_epochs=10,
+        warmup_factor=0.01,
+        b1=0.9,
+        b2=0.999,
+        weight_decay=5e-4,
+        clip_norm=1.0,
+        clip_over="encoder" if objective == "hamjepa" else "none",
+    )
+    config.train = dict(epochs=45, max_steps=config_dict.placeholder(int), microbatches=1, seed=42)
+    config.checkpoint = dict(every_steps=config_dict.placeholder(int), every_minutes=10.0, keep=2)
+    config.mesh = dict(data=-1, fsdp=1)
+    config.evaluation = dict(
+        batch_size=512,
+        resize=256,
+        ks=(1, 5, 10, 20, 50, 100, 200),
+        probe=dict(learning_rate=1e-3, weight_decay=1e-6, epochs=50, batch_size=256),
+        few_label_probe=dict(labels_per_class=5, draws=10, learning_rate=1e-2, weight_decay=1e-6, steps=500),
+    )
+    config.log = dict(every_steps=5)
+    return config
+
+
+def hamjepa() -> dict:
+    """HamJEPA as published for ImageNet-100."""
+    return dict(
+        name="hamjepa",
+        match="qp",
+        p_weight=0.2,
+        bidirectional="swap",
+        detach_target=True,
+        energy_weight=0.0,
+        budget_weight=0.2,
+        q_target=1.0,
+        p_target=1.0,
+        variance_weight=1.0,
+        variance_on=("q",),
+        std_floor=0.2,
+        logdet_weight=1.0,
+        projection_rank=128,
+        projection_every=16,
+        logdet_floor=-1.2,
+        participation_floor_q=0.25,
+        participation_floor_p=0.25,
+        eigmax_ceiling_q=0.10,
+        eigmax_ceiling_p=0.10,
+        mean_weight=0.05,
+    )
+
+
+def sigreg() -> dict:
+    """LeJEPA in the form published as HamJEPA's baseline."""
+    return dict(
+        name="lejepa",
+        form="sum",
+        sigreg_weight=0.02,
+        num_directions=64,
+        num_points=9,
+        t_max=3.0,
+        weight="gaussian",
+    )
