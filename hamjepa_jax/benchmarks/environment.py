@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-PACKAGES = ("hamjepa_jax", "jax", "jaxlib", "flax", "optax", "numpy")
+PACKAGES = ("hamjepa_jax", "jax", "jaxlib", "flax", "optax", "numpy", "pillow")
 
 
 def describe() -> dict[str, object]:

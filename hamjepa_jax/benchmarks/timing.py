@@ -1,0 +1,80 @@
+"""How the scripts measure: a clock for several functions, and the rates of the machine, of which floors are made."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+MATRIX_SIZE = 1024
+# Products in a row, and bytes that are passed over, so that starting the work takes no share of its time.
+PRODUCTS = 8
+RATE_BYTES = 2**31
+# Each rate is the best of so many.
+RATE_REPEATS = 10
+
+
+def alternate(functions: Sequence[Callable[[], Any]], repeats: int) -> np.ndarray:
+    """Times functions by turns, so that all of them meet the same disturbances; each is called once before.
+
+    Args:
+        functions: what is timed.
+        repeats: how often each is timed.
+
+    Returns:
+        Seconds, (functions, repeats).
+    """
+    seconds = np.empty((len(functions), repeats))
+    for function in functions:
+        function()
+    for repeat in range(repeats):
+        for number, function in enumerate(functions):
+            start = time.perf_counter()
+            function()
+            seconds[number, repeat] = time.perf_counter() - start
+    return seconds
+
+
+def use_cores(count: int) -> None:
+    """Keeps the process to some of its cores, where the system lets it.
+
+    XLA counts the cores when it makes its first array, which must come after this.
+
+    Args:
+        count: how many of those that it may use.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
+
+
+def matrix_rate() -> float:
+    """Multiplications and additions a second of a large float32 product on the device."""
+    # A mean of ones is one, however often it is taken.
+    mean = jnp.full((MATRIX_SIZE, MATRIX_SIZE), 1.0 / MATRIX_SIZE, jnp.float32)
+
+    @jax.jit
+    def multiply(x: jax.Array) -> jax.Array:
+        return jax.lax.fori_loop(0, PRODUCTS, lambda _, x: jnp.matmul(mean, x, precision="highest"), x)
+
+    x = jnp.ones((MATRIX_SIZE, MATRIX_SIZE), jnp.float32)
+    seconds = alternate([lambda: multiply(x).block_until_ready()], RATE_REPEATS)
+    return float(PRODUCTS * 2 * MATRIX_SIZE**3 / seconds.min())
+
+
+def memory_rate(nbytes: int) -> float:
+    """Bytes a second that the device reads and writes while it changes the signs of a float32 array in place.
+
+    Args:
+        nbytes: size of the array.
+
+    Returns:
+        The rate; each byte of the array counts twice, once read and once written.
+    """
+    times = max(1, RATE_BYTES // nbytes)
+    negate = jax.jit(lambda x: jax.lax.fori_loop(0, times, lambda _, x: -x, x))
+    array = jnp.ones(nbytes // 4, jnp.float32)
+    seconds = alternate([lambda: negate(array).block_until_ready()], RATE_REPEATS)
+    return float(2 * nbytes * times / seconds.min())
