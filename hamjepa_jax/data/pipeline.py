@@ -7,6 +7,7 @@ share the work, and a run that is continued sees what an uninterrupted one would
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Callable, Generator, Iterator
 from multiprocessing import resource_tracker
 from typing import Any
@@ -20,6 +21,7 @@ from hamjepa_jax.data.loading import LabelledCanvasLoader, Unreadable
 from hamjepa_jax.data.sources import ArraySource, Source
 from hamjepa_jax.errors import UserError
 
+TRACKER_WARNING = "ignore:resource_tracker:UserWarning"
 # So many examples are handed over at once while a data set is read into memory.
 BLOCK_SIZE = 256
 
@@ -186,7 +188,10 @@ def ctrl_c_blocked() -> Iterator[None]:
 
     A terminal sends it to every process, and a worker that it kills while starting would be waited for in vain.
     """
-    # Which lets Ctrl-C through again when it starts.
+    # The tracker frees what a worker shared last and nobody took, when the program ends; it need not warn of that.
+    if TRACKER_WARNING not in sys.warnoptions:
+        sys.warnoptions.append(TRACKER_WARNING)
+    # It lets Ctrl-C through again when it starts, which must be before.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:

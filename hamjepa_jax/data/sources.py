@@ -249,7 +249,7 @@ def select_classes(source: ArraySource | EncodedSource, names: tuple[str, ...]) 
         raise SourceError(
             "class_list",
             f"{len(absent)} of the {len(names)} classes are not among the {len(source.class_names)} of the data: "
-            f"{some(absent)}; the data has {some(source.class_names)}",
+            f"{some(absent)}; the data has {some(source.class_names)}; give a list of these, or none for all",
         )
     new_label = {name: label for label, name in enumerate(names)}
     renumbered = np.array([new_label.get(name, -1) for name in source.class_names], np.int32)

@@ -1,4 +1,7 @@
 import signal
+import subprocess
+import sys
+from multiprocessing import shared_memory
 
 import numpy as np
 import pytest
@@ -109,6 +112,20 @@ class SignalSource(NumberedSource):
 def test_workers_leave_ctrl_c_to_the_parent():
     assert take(batches(num_workers=1, source=SignalSource()), 1) == [[1] * 6]
     assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_memory_that_a_worker_leaves_behind_is_freed_without_a_warning():
+    program = """
+from multiprocessing import shared_memory
+from hamjepa_jax.data.pipeline import ctrl_c_blocked
+with ctrl_c_blocked():
+    pass
+print(shared_memory.SharedMemory(create=True, size=8).name)
+"""
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert finished.stderr == ""
+    with pytest.raises(FileNotFoundError):
+        shared_memory.SharedMemory(finished.stdout.strip())
 
 
 def test_unreadable_records_are_reported_once_and_too_many_stop_with_the_name():
