@@ -89,3 +89,12 @@ def test_the_residual_scale_is_ramped_by_epoch(digits_config):
     for step, scale in ((0, 500.0), (per_epoch - 1, 500.0), (per_epoch, 1000.0), (10 * per_epoch, 2000.0)):
         assert prediction(ramped.objective, step) == pytest.approx(prediction_at_constant_scale(scale), rel=1e-5)
     assert prediction_at_constant_scale(1000.0) != pytest.approx(prediction_at_constant_scale(500.0), rel=1e-3)
+
+
+def test_the_covariance_floor_counts_the_states_of_all_views(photo_config, monkeypatch):
+    asked = []
+    monkeypatch.setattr(build.floors, "projection_rank", lambda *arguments: asked.append(arguments) or 1)
+    config = photo_config("hamjepa_multicrop")
+    config.data.batch_size = 3
+    build.experiment(config)
+    assert asked == [(32, (2 + 6) * 3, 128)]

@@ -2,6 +2,7 @@ import io
 
 import numpy as np
 import pytest
+from matplotlib import pyplot
 from PIL import Image
 from rich.console import Console
 
@@ -63,6 +64,19 @@ def test_the_sheet_shows_eight_images_and_all_of_their_views(photo_config, tmp_p
         assert picture.width > 9 * 100
     # A run may begin where its views were looked at.
     Workdir(tmp_path / "run").claim({"name": "run"})
+
+
+def test_boxes_are_drawn_at_the_scale_of_the_original(photo_config, tmp_path, monkeypatch):
+    boxes, rectangle = [], pyplot.Rectangle
+    monkeypatch.setattr(
+        pyplot, "Rectangle", lambda corner, *size, **k: boxes.append(size) or rectangle(corner, *size, **k)
+    )
+    config = photo_config()
+    # The images, of 12 to 39 pixels, are shrunk to canvases of 8.
+    config.data.canvas_size = 8
+    draw(config, tmp_path / "views.png")
+    assert len(boxes) == 8 * 2
+    assert 12 < np.max(boxes) < 40
 
 
 def test_few_views_leave_room_for_two_examples_in_a_row(digits_config, tmp_path):

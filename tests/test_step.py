@@ -6,6 +6,7 @@ from flax import linen as nn
 
 from hamjepa_jax import build, feed
 from hamjepa_jax.build_views import Dataset
+from hamjepa_jax.models.batch_norm import BatchNorm
 from hamjepa_jax.step import embed_views, make_loss, make_train_step
 
 
@@ -44,6 +45,23 @@ def test_microbatches_keep_every_example_in_its_place():
     for microbatches in (1, 2, 3, 6):
         z, _ = embed_views(Flatten(), {}, {}, (views,), microbatches=microbatches)
         np.testing.assert_array_equal(z, views.reshape(2, 6, 4))
+
+
+def test_running_statistics_see_the_views_of_every_resolution_in_turn():
+    class Normalize(nn.Module):
+        @nn.compact
+        def __call__(self, images, *, train):
+            return jnp.mean(BatchNorm()(images, train=train), axis=(1, 2))
+
+    groups = (jnp.full((2, 4, 3, 3, 1), 1.0), jnp.full((5, 4, 2, 2, 1), 3.0))
+    variables = Normalize().init(jax.random.key(0), groups[0][0], train=False)
+    for microbatches in (1, 2):
+        z, statistics = embed_views(
+            Normalize(), variables["params"], variables["batch_stats"], groups, microbatches=microbatches
+        )
+        assert z.shape == (7, 4, 1)
+        (mean,) = jax.tree.leaves({name: values["mean"] for name, values in statistics.items()})
+        np.testing.assert_allclose(mean, 0.9 * 0.1 * 1.0 + 0.1 * 3.0, rtol=1e-6)
 
 
 def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(digits_config):
