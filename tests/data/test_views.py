@@ -67,6 +67,24 @@ def test_an_appearance_is_mirrored_jittered_greyed_blurred_and_solarised_in_this
     np.testing.assert_array_equal(found[0], picture())
 
 
+def test_one_factor_that_is_not_neutral_is_enough_for_its_operation_to_be_applied():
+    neutral = np.array([1.0, 1.0, 1.0, 0.0], np.float32)[OPERATIONS]
+    appearance = Appearance(
+        flip=np.zeros(4, bool),
+        operations=np.tile(OPERATIONS, (4, 1)),
+        factors=np.where(np.eye(4, dtype=bool), FACTORS, neutral),
+        grayscale=np.zeros(4, bool),
+        blur_sigma=np.zeros(4, np.float32),
+        solarize=np.zeros(4, bool),
+    )
+    finish = partial(views.apply_appearance, blur_kernel_size=5, solarize_threshold=0.55)
+    found = jit(jax.vmap(finish, in_axes=(None, 0)))(picture(), appearance)
+    adjust = (augment.adjust_saturation, augment.adjust_brightness, augment.adjust_hue, augment.adjust_contrast)
+    expected = jit(lambda x: [operation(x, factor) for operation, factor in zip(adjust, FACTORS, strict=True)])
+    np.testing.assert_allclose(found, expected(picture()), atol=1e-5)
+    assert np.abs(found - picture()).max(axis=(1, 2, 3)).min() > 0.01
+
+
 BATCH = 8
 CANVAS, SIZE, LOCAL_SIZE = 24, 16, 8
 KEY = jax.random.key(7)

@@ -67,9 +67,28 @@ def compute(image, cases):
     return [OPERATION_OF_KEY[name](image, *parameters) for name, parameters in cases]
 
 
-@partial(jit, static_argnames="size")
-def crop_at(image, boxes, size):
-    return jax.vmap(lambda box: augment.resized_crop(image, *box, size=size))(boxes)
+@jit
+def crop_at(image, boxes_of_sizes):
+    """The crops of each size, of boxes that are traced."""
+
+    def crop(box, size):
+        return augment.resized_crop(image, *box, size=size)
+
+    return {size: jax.vmap(partial(crop, size=size))(boxes) for size, boxes in boxes_of_sizes.items()}
+
+
+def crops(numbers, image_number, dtype):
+    """The keys and the results of the crops of the file, and the crop of the chain."""
+    keys = [key for key in keys_of(numbers, image_number) if key.startswith("resized_crop")]
+    keys_of_sizes = {size: [key for key in keys if parse(key)[1][-1] == size] for size in (12, CHAIN_SIZE)}
+    boxes = {size: [parse(key)[1][:4] for key in of_size] for size, of_size in keys_of_sizes.items()}
+    boxes[CHAIN_SIZE].append(CHAIN_BOX)
+    results = crop_at(
+        unit_range(numbers, image_number, dtype), {size: jnp.asarray(box, jnp.int32) for size, box in boxes.items()}
+    )
+    of_file = {key: result for size in boxes for key, result in zip(keys_of_sizes[size], results[size], strict=False)}
+    assert of_file.keys() == set(keys)
+    return of_file, results[CHAIN_SIZE][-1]
 
 
 def unit_range(numbers, image_number, dtype):
@@ -105,13 +124,11 @@ def test_the_cases_are_all_numbers_of_the_file_and_every_operation_has_some(gold
 @pytest.mark.parametrize("image_number", IMAGES)
 def test_resized_crop_at_traced_positions(golden, precision, image_number):
     numbers = golden("augment")
-    image = unit_range(numbers, image_number, precision.dtype)
-    keys = [key for key in keys_of(numbers, image_number) if key.startswith("resized_crop")]
-    for size in (12, 32):
-        of_size = [key for key in keys if parse(key)[1][-1] == size]
-        boxes = jnp.asarray([parse(key)[1][:4] for key in of_size], jnp.int32)
-        for key, result in zip(of_size, crop_at(image, boxes, size), strict=True):
-            assert_close(result, numbers[key], TOLERANCE[precision.dtype], key)
+    results, _ = crops(numbers, image_number, precision.dtype)
+    assert len(results) == 4
+    for key, result in results.items():
+        assert result.dtype == precision.dtype, key
+        assert_close(result, numbers[key], TOLERANCE[precision.dtype], key)
 
 
 def chain_parameters(dtype):
@@ -138,9 +155,7 @@ def finish_chain(cropped, appearance):
 @pytest.mark.parametrize("image_number", IMAGES)
 def test_the_chain_as_the_appearance_of_a_view(golden, precision, image_number):
     numbers = golden("augment")
-    cropped = crop_at(
-        unit_range(numbers, image_number, precision.dtype), jnp.asarray([CHAIN_BOX], jnp.int32), CHAIN_SIZE
-    )[0]
+    _, cropped = crops(numbers, image_number, precision.dtype)
     view = finish_chain(cropped, chain_parameters(precision.dtype).appearance)
     assert view.dtype == precision.dtype
     assert_close(view, numbers[f"chain_{image_number}"], CHAIN_TOLERANCE[precision.dtype], "chain")
