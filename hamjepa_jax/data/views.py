@@ -205,9 +205,9 @@ def draw_appearance(
         key: a typed PRNG key.
         flip: probability of mirroring.
         jitter: probability of the colour operations, which come in random order.
-        brightness: the factor is uniform in 1 ± brightness.
-        contrast: the factor is uniform in 1 ± contrast.
-        saturation: the factor is uniform in 1 ± saturation.
+        brightness: the factor is uniform in 1 ± brightness, from 0 on.
+        contrast: the factor is uniform in 1 ± contrast, from 0 on.
+        saturation: the factor is uniform in 1 ± saturation, from 0 on.
         hue: the turn is uniform in ±hue of the colour circle.
         grayscale: probability of losing the colours.
         blur: probability of the blur.
@@ -221,11 +221,11 @@ def draw_appearance(
     probabilities = jnp.asarray([flip, jitter, grayscale, blur, solarize], jnp.float32)
     flipped, jittered, gray, blurred, solarized = jax.random.uniform(coin_key, (5,), jnp.float32) < probabilities
     strengths = jnp.asarray([brightness, contrast, saturation, hue], jnp.float32)
-    deviations = strengths * jax.random.uniform(factor_key, (4,), jnp.float32, -1.0, 1.0)
+    lowest = jnp.maximum(neutral_factors() - strengths, jnp.asarray([0.0, 0.0, 0.0, -0.5], jnp.float32))
+    highest = neutral_factors() + strengths
+    drawn = lowest + (highest - lowest) * jax.random.uniform(factor_key, (4,), jnp.float32)
     operations = jnp.argsort(jax.random.uniform(order_key, (4,), jnp.float32)).astype(jnp.int32)
-    factors = jnp.maximum(
-        neutral_factors() + jnp.where(jittered, deviations, 0.0), jnp.asarray([0.0, 0.0, 0.0, -0.5], jnp.float32)
-    )
+    factors = jnp.where(jittered, drawn, neutral_factors())
     sigma = jax.random.uniform(sigma_key, (), jnp.float32, *blur_sigma)
     return Appearance(
         flip=flipped,

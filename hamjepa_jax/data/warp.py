@@ -44,14 +44,15 @@ def affine_warp(image: chex.Array, matrix: chex.Array, translation: chex.Array, 
     height, width, _ = image.shape
     centers = (2.0 * jnp.arange(size, dtype=image.dtype) + 1.0) / size - 1.0
     grid = jnp.stack(jnp.meshgrid(centers, centers, indexing="ij"), axis=-1).reshape(-1, 2)
-    source = grid @ matrix.T + translation
+    source = jnp.matmul(grid, matrix.T, precision="highest") + translation
 
     def hat_weights(coordinates: jax.Array, length: int) -> jax.Array:
         pixels = 0.5 * ((coordinates + 1.0) * length - 1.0)
         return jax.nn.relu(1.0 - jnp.abs(pixels[:, None] - jnp.arange(length, dtype=image.dtype)))
 
-    rows = jnp.einsum("or,rwc->owc", hat_weights(source[:, 0], height), image)
-    return jnp.einsum("ow,owc->oc", hat_weights(source[:, 1], width), rows).reshape(size, size, -1)
+    rows = jnp.einsum("or,rwc->owc", hat_weights(source[:, 0], height), image, precision="highest")
+    pixels = jnp.einsum("ow,owc->oc", hat_weights(source[:, 1], width), rows, precision="highest")
+    return pixels.reshape(size, size, -1)
 
 
 def draw_warp(

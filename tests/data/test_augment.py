@@ -25,10 +25,6 @@ crop = jax.jit(augment.resized_crop, static_argnames="size")
 RED, GREEN, BLUE, CYAN = (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1)
 
 
-def image(seed=0):
-    return jax.random.uniform(jax.random.key(seed), (8, 8, 1))
-
-
 def colors(seed=0, height=7, width=11):
     """Random colours, some of them grey or black or of two equal channels."""
     x = np.random.default_rng(seed).uniform(size=(height, width, 3)).astype(np.float32)
@@ -284,7 +280,7 @@ def dense_crop(x, top, left, height, width, size):
 
 
 # More than 64 pixels are computed in blocks, here 70 as 2·35 and 131 as 3·44 − 1.
-@pytest.mark.parametrize(("shape", "size"), [(SHAPE, 8), (SHAPE, 131), ((90, 500), 70), ((90, 500), 131)])
+@pytest.mark.parametrize(("shape", "size"), [(SHAPE, 8), ((90, 500), 70), ((90, 500), 131)])
 def test_a_crop_is_the_product_with_the_weights_of_all_pixels_of_the_box(shape, size):
     x = pixels(*shape)
     rng = np.random.default_rng(0)

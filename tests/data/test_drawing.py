@@ -263,3 +263,11 @@ def test_with_one_strength_only_the_factor_of_that_operation_varies(name):
         "blur": {True},
         "solarize": {False},
     }
+
+
+def test_factors_of_strengths_above_1_are_uniform_between_0_and_their_upper_bound():
+    strengths = {"brightness": 2.0, "contrast": 1.5, "saturation": 3.0, "hue": 0.5}
+    _, _, factors = appearances(2, **strengths, jitter=1.0)
+    for index, name in enumerate(augment.COLOR_OPERATIONS[:3]):
+        assert_uniform(name, factors[:, index], -1e-6, 1 + strengths[name] + 1e-6)
+    assert_uniform("hue", factors[:, 3], -0.5, 0.5)

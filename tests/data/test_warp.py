@@ -91,6 +91,10 @@ def test_a_warp_rotates_scales_and_shifts_by_what_it_says():
     enlarged = rendered_digit(ramps, view_of_digit(scale=(2.0, 4.0)), size=8, noise_std=0.0)
     expected = np.stack([0.5 + (rows - 0.5) / 2, 0.5 + (columns - 0.5) / 4], axis=-1)
     np.testing.assert_allclose(enlarged, expected, atol=1e-5)
+    # The digit is turned first, and what comes out is enlarged along the rows and columns of the view.
+    turned = rendered_digit(ramps, view_of_digit(angle=90.0, scale=(2.0, 4.0)), size=8, noise_std=0.0)
+    expected = np.stack([0.5 + (columns - 0.5) / 4, 0.5 - (rows - 0.5) / 2], axis=-1)
+    np.testing.assert_allclose(turned, expected, atol=1e-5)
 
 
 def test_contrast_scales_the_values_of_a_digit_and_noise_has_its_deviation():
@@ -98,7 +102,9 @@ def test_contrast_scales_the_values_of_a_digit_and_noise_has_its_deviation():
     np.testing.assert_allclose(scaled, np.minimum(1.5 * digit(), 1), atol=1e-5)
     gray = jnp.full((100, 100, 1), 0.5)
     first, second = (
-        np.asarray(rendered_digit(gray, view_of_digit(noise=seed), size=100, noise_std=0.05)).ravel() - 0.5
+        # The contrast is that of the digit, not of the noise.
+        np.asarray(rendered_digit(gray, view_of_digit(contrast=0.8, noise=seed), size=100, noise_std=0.05)).ravel()
+        - 0.4
         for seed in (0, 1)
     )
     assert_likely("noise", scipy.stats.kstest(first / 0.05, scipy.stats.norm.cdf).pvalue)
@@ -144,6 +150,9 @@ def test_digits_of_a_batch_have_views_that_depend_on_key_view_and_example_only(d
     np.testing.assert_allclose(moved, found[:, [2, 0, 1]], atol=1e-6)
     other_step = views_of_digits(jax.random.key(8), images, np.array([5, 6, 7], np.int32))
     assert np.abs(other_step - found).max() > 0.05
+    # White is 1 at full contrast, but for the noise, of which 64 pixels have the mean.
+    white = jit(group.render)(np.full((8, 8, 1), 255, np.uint8), view_of_digit(contrast=0.5))
+    assert abs(white.mean() - 0.5) < 0.03
 
 
 def test_a_warp_is_computed_in_single_precision_where_double_is_allowed(double_precision):
