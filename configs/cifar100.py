@@ -81,6 +81,7 @@ def get_config(variant: str = "hamjepa") -> ml_collections.ConfigDict:
         split_qp=variant == "hamjepa",
         out_dim=512,
         dtype="bfloat16",
+        remat=False,
     )
     config.predictor = dict(
         name="hamiltonian_flow" if variant == "hamjepa" else "identity",
@@ -107,10 +108,18 @@ def get_config(variant: str = "hamjepa") -> ml_collections.ConfigDict:
         clip_norm=1.0,
         clip_over="all" if variant == "hamjepa" else "none",
     )
-    config.train = dict(epochs=30, max_steps=config_dict.placeholder(int), microbatches=1, seed=42)
-    config.checkpoint = dict(every_steps=config_dict.placeholder(int), every_minutes=10.0, keep=2)
+    config.train = dict(epochs=30, max_steps=config_dict.placeholder(int), microbatches=1, max_skipped_steps=0, seed=42)
+    config.checkpoint = dict(
+        every_steps=config_dict.placeholder(int),
+        every_minutes=10.0,
+        keep=2,
+        best_metric=config_dict.placeholder(str),
+        best_mode="min",
+        grace_seconds=25.0,
+    )
     config.mesh = dict(data=-1, fsdp=1)
     config.evaluation = dict(
+        checkpoint="newest",
         batch_size=512,
         resize=32,
         ks=(1, 5, 10, 20, 50, 100, 200),

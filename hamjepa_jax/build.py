@@ -10,7 +10,7 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from hamjepa_jax import build_data, build_views, objectives, optim
+from hamjepa_jax import build_data, build_views, objectives, optim, sharding
 from hamjepa_jax.data.sources import Source
 from hamjepa_jax.data.views import ViewGroup
 from hamjepa_jax.dynamics import energies, predictors
@@ -45,6 +45,7 @@ LOWER_BOUNDS = {
     "train.epochs": 1,
     "train.max_steps": 1,
     "train.microbatches": 1,
+    "train.max_skipped_steps": 0,
     "train.seed": 0,
     "data.view_size": 1,
     "data.local_view_size": 1,
@@ -64,7 +65,9 @@ LOWER_BOUNDS = {
     "predictor.residual_ramp_epochs": 0,
     "optimizer.warmup_epochs": 0,
     "checkpoint.every_steps": 1,
+    "checkpoint.every_minutes": 0,
     "checkpoint.keep": 1,
+    "checkpoint.grace_seconds": 0,
     "log.every_steps": 1,
     "evaluation.batch_size": 1,
     "evaluation.probe.epochs": 1,
@@ -149,7 +152,7 @@ def experiment(config: ConfigDict) -> Experiment:
         total_steps = min(total_steps, config.train.max_steps)
 
     image_shape = (config.data.view_size, config.data.view_size, len(config.data.mean))
-    network, flow = _encoder(config.model), _predictor(config.predictor)
+    network, flow = _encoder(config.model), sharding.on_each_device(_predictor(config.predictor))
     return Experiment(
         train_source=train_source,
         test_source=test_source,
@@ -303,7 +306,7 @@ def _hamjepa(config: ConfigDict, flow: Predictor, state_dim: int, steps_per_epoc
     loss = partial(
         objectives.hamjepa,
         predictor=flow,
-        energy=_energy(config.predictor) if has_energy else None,
+        energy=sharding.on_whole_parameters(_energy(config.predictor)) if has_energy else None,
         **settings,
         **thresholds,
     )

@@ -1,6 +1,7 @@
-"""How a run can end before its time: a mistake of the user's, a value that is not finite, a request to stop."""
+"""How a run can end before its time: a mistake, values that are not finite, no space to write, a request to stop."""
 
-import signal
+import os
+import re
 from collections.abc import Collection
 
 
@@ -22,17 +23,25 @@ class NonFiniteError(Exception):
         self.step, self.terms = step, terms
 
 
+class StorageError(Exception):
+    """What the run should have written could not be written, and why; what was written before is intact."""
+
+
+class LostProcessError(Exception):
+    """The other processes of the run are not there."""
+
+
 class Interrupted(Exception):
     """The run was asked to stop, and its state is saved.
 
     Attributes:
-        step: the number of updates made.
-        signal_number: the signal that asked for it.
+        step: the number of steps made.
+        signal_number: the signal that asked for it, or that stands for what did.
     """
 
-    def __init__(self, step: int, signal_number: int):
-        """Keeps the step and the signal."""
-        super().__init__(f"stopped by {signal.Signals(signal_number).name} after step {step}")
+    def __init__(self, step: int, signal_number: int, reason: str):
+        """Keeps the step and the signal; the message says why."""
+        super().__init__(f"stopped by {reason} after step {step}")
         self.step, self.signal_number = step, signal_number
 
 
@@ -63,3 +72,20 @@ def require_known(name: str, known: Collection[str], key: str) -> None:
         UserError: if the name is unknown.
     """
     require(name in known, key, f"{name!r} is unknown; known: {', '.join(sorted(known))}")
+
+
+def reason_of(error: BaseException) -> str:
+    """Why something failed, in a few words out of the many that libraries make.
+
+    Args:
+        error: what was raised.
+
+    Returns:
+        What the operating system said, if it said anything, and else the first line of the cause.
+    """
+    while error.__cause__ is not None:
+        error = error.__cause__
+    # So tensorstore, which is no part of Python, hands down what the operating system said.
+    numbers = re.findall(r"os_error_code='(\d+)'", str(error))
+    number = error.errno if isinstance(error, OSError) else int(numbers[-1]) if numbers else None
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200] if number is None else os.strerror(number).lower()

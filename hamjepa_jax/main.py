@@ -5,8 +5,14 @@
     python -m hamjepa_jax.main --mode=evaluate --workdir=runs/mine
     python -m hamjepa_jax.main --mode=views --config=configs/cifar100.py --config.data.data_dir=DIR
 
-Exit codes: 0 success, 1 a loss or gradient that is not finite, 2 a mistake in the command or the config, 130 stopped by
-Ctrl-C, 143 by SIGTERM. A stopped run goes on where it was when the same command is given again.
+Several processes, each with its own devices, make one run when each is told where process 0 listens. Under Slurm, Open
+MPI and on TPU pods they find out by themselves; launch/ has a script for each.
+
+    python -m hamjepa_jax.main --config=... --coordinator_address=HOST:PORT --num_processes=2 --process_id=0
+
+Exit codes: 0 success, 1 values that are not finite, 2 a mistake in the command or the config, 3 a checkpoint or the log
+cannot be written, 4 another process was lost or never came, 130 stopped by Ctrl-C, 143 by SIGTERM or a preemption
+notice. A run that ended early goes on where it was when the same command is given again.
 """
 
 import json
@@ -15,6 +21,7 @@ import runpy
 import shlex
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,7 +30,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
-from hamjepa_jax.errors import Interrupted, NonFiniteError, UserError
+from hamjepa_jax.errors import Interrupted, LostProcessError, NonFiniteError, StorageError, UserError
 
 HELP_FLAGS = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
 MODES = ("train_and_evaluate", "train", "evaluate", "views")
@@ -37,6 +44,11 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum(
     "mode", "train_and_evaluate", MODES, "What to do; `views` draws what the encoder would see, and trains nothing."
 )
+_COORDINATOR_ADDRESS = flags.DEFINE_string(
+    "coordinator_address", None, "HOST:PORT at which process 0 of several listens."
+)
+_NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.")
+_PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
 
 
 def parse_flags(arguments: Sequence[str]) -> list[str]:
@@ -131,20 +143,22 @@ def run(console: Console) -> None:
     Raises:
         UserError: for a mistake in the flags or the config, before anything is written.
     """
-    from hamjepa_jax import build, build_data, contact_sheet, train
+    from hamjepa_jax import build, build_data, contact_sheet, distributed, sharding, train
     from hamjepa_jax.evaluation.run import check, evaluate
     from hamjepa_jax.workdir import Workdir
 
+    distributed.start(
+        coordinator_address=_COORDINATOR_ADDRESS.value,
+        num_processes=_NUM_PROCESSES.value,
+        process_id=_PROCESS_ID.value,
+    )
+    console.quiet = not distributed.is_primary()
     mode = _MODE.value
-    if mode == "evaluate" and _CONFIG.value is None and _WORKDIR.value:
-        config = ConfigDict(Workdir(Path(_WORKDIR.value)).read_config_file())
-    elif _CONFIG.value is None:
-        raise UserError("--config: missing; name an experiment, such as --config=configs/digits.py")
-    else:
-        config = _CONFIG.value
-    default_path = Path("runs") / f"{config.name}-{config.variant}-seed{config.train.seed}"
-    workdir = Workdir(Path(_WORKDIR.value) if _WORKDIR.value else default_path)
+    config = _read_config()
+    workdir = Workdir(_workdir_path(config))
     experiment = build.experiment(config)
+    if mode == "views" and not distributed.is_primary():
+        return
     if mode == "views":
         contact_sheet.draw(
             experiment.train_source,
@@ -161,18 +175,42 @@ def run(console: Console) -> None:
     check(config, experiment)
     setup = train.set_up(config, experiment)
     if mode == "evaluate":
-        workdir.check(json.loads(config.to_json()))
+        distributed.on_primary(lambda: workdir.check(json.loads(config.to_json())))
         experiment = train.with_data_in_memory(config, experiment, console)
-        state = train.restore(config, setup, workdir)
+        state = train.restore(config, setup, workdir, console)
     else:
-        workdir.claim(json.loads(config.to_json()))
+        distributed.on_primary(lambda: workdir.claim(json.loads(config.to_json())))
         console.print(f"{config.name} {config.variant}, seed {config.train.seed}, into {workdir.path}")
+        console.print(sharding.description(setup.mesh))
         experiment = train.with_data_in_memory(config, experiment, console)
         state = train.train(config, experiment, setup, workdir, console)
     if mode != "train":
-        untrained = setup.initialize(setup.key)
-        evaluate(config, experiment, state, untrained, directory=workdir.evaluation, console=console)
+        # Every process evaluates by itself, on its first device, and the primary one writes.
+        trained, untrained = (
+            sharding.whole_on_one_device(placed._replace(opt_state=()), setup.mesh)
+            for placed in (state, setup.initialize(setup.key))
+        )
+        evaluate(config, experiment, trained, untrained, directory=workdir.evaluation, console=console)
         console.print(f"written: {workdir.evaluation}/metrics.json and summary.png")
+
+
+def _read_config() -> ConfigDict:
+    from hamjepa_jax.workdir import Workdir
+
+    if _CONFIG.value is not None:
+        return _CONFIG.value
+    if _MODE.value == "evaluate" and _WORKDIR.value:
+        return ConfigDict(Workdir(Path(_WORKDIR.value)).read_config_file())
+    raise UserError("--config: missing; name an experiment, such as --config=configs/digits.py")
+
+
+def _workdir_path(config: ConfigDict) -> Path:
+    path = _WORKDIR.value or f"runs/{config.name}-{config.variant}-seed{config.train.seed}"
+    if "://" in path:
+        raise UserError(
+            f"--workdir={path}: must be a directory; mount the bucket, with gcsfuse for gs://, and name the mount point"
+        )
+    return Path(path)
 
 
 def main(arguments: Sequence[str] = sys.argv) -> int:
@@ -182,34 +220,61 @@ def main(arguments: Sequence[str] = sys.argv) -> int:
         arguments: the program's name and its arguments.
 
     Returns:
-        The exit code, see the module's docstring.
+        The exit code, see the module's docstring. One of several processes whose run has failed does not return.
     """
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-    again = f"to go on, give the same command again: python -m hamjepa_jax.main {shlex.join(arguments[1:])}"
     if HELP_FLAGS.intersection(arguments[1:]):
         print(f"{__doc__}\nFlags:\n{flags.FLAGS.module_help(sys.modules[__name__])}")
         return 0
+    command = f"python -m hamjepa_jax.main {shlex.join(arguments[1:])}"
     try:
         positional = parse_flags(arguments)[1:]
         if positional:
             raise UserError(f"{positional[0]}: not a flag; flags begin with --, see --help")
-        run(console)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except NonFiniteError as error:
-        print(
-            f"error: {error}; the last good state is saved; lower config.optimizer.learning_rate",
-            file=sys.stderr,
-        )
-        return 1
-    except Interrupted as error:
-        print(f"{error}, which is saved; {again}", file=sys.stderr)
-        return 128 + error.signal_number
-    except KeyboardInterrupt:
-        print(f"interrupted; {again}", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return explain(error, command)
+    from hamjepa_jax import distributed
+
+    try:
+        run(console)
+    except (Exception, KeyboardInterrupt) as error:
+        exit_code = explain(error, command)
+        distributed.leave(exit_code)
+        return exit_code
     return 0
+
+
+def explain(error: BaseException, command: str) -> int:
+    """Says in one line on standard error why the program ends; only what nobody expected gets a traceback.
+
+    Args:
+        error: what ended it.
+        command: the command, which goes on where the run was.
+
+    Returns:
+        The exit code.
+    """
+    from hamjepa_jax import distributed
+
+    again = f"to go on, give the same command again: {command}"
+    if isinstance(error, UserError):
+        line, exit_code = f"error: {error}", 2
+    elif isinstance(error, NonFiniteError):
+        line, exit_code = f"error: {error}; the last good state is saved; lower config.optimizer.learning_rate", 1
+    elif isinstance(error, StorageError):
+        line, exit_code = f"error: {error}", 3
+    elif isinstance(error, Interrupted):
+        line, exit_code = f"{error}, which is saved; {again}", 128 + error.signal_number
+    elif isinstance(error, KeyboardInterrupt):
+        line, exit_code = f"interrupted; {again}", 128 + signal.SIGINT
+    elif isinstance(error, LostProcessError):
+        line, exit_code = f"error: {error}", 4
+    elif distributed.lost_process(error):
+        line, exit_code = f"error: another process of the run was lost ({str(error).splitlines()[0]}); {again}", 4
+    else:
+        line, exit_code = "".join(traceback.format_exception(error)).rstrip(), 1
+    print(line, file=sys.stderr)
+    return exit_code
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
 """The device mesh and what lies where on it: batches over every axis, large parameters over `fsdp`."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from hamjepa_jax.dynamics.energies import Energy
+from hamjepa_jax.dynamics.predictors import Predictor
 
 MESH_AXES = ("data", "fsdp")
 MIN_SHARDED_SIZE = 2**16
@@ -32,6 +36,25 @@ def make_mesh(*, data: int, fsdp: int, devices: Sequence[jax.Device] | None = No
     if int(np.prod(shape)) != len(devices) or min(shape) < 1:
         raise ValueError(f"data={data} and fsdp={fsdp} do not multiply to the {len(devices)} devices")
     return jax.make_mesh(tuple(shape), MESH_AXES, axis_types=(AxisType.Auto, AxisType.Auto), devices=devices)
+
+
+def description(mesh: Mesh) -> str:
+    """What a run computes on, in a line: how many devices of which kind, of how many processes, in which mesh.
+
+    Args:
+        mesh: the device mesh.
+
+    Returns:
+        Such as "8 devices (TPU v5 lite) of 2 processes, mesh data 4 × fsdp 2".
+    """
+    devices = mesh.devices.ravel()
+    kinds, processes = {device.device_kind for device in devices}, {device.process_index for device in devices}
+    counts = [
+        f"{count} {noun}" + plural * (count > 1)
+        for count, noun, plural in ((len(devices), "device", "s"), (len(processes), "process", "es"))
+    ]
+    axes = " × ".join(f"{axis} {size}" for axis, size in mesh.shape.items())
+    return f"{counts[0]} ({', '.join(sorted(kinds))}) of {counts[1]}, mesh {axes}"
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -65,6 +88,23 @@ def state_sharding(mesh: Mesh, abstract_state: Any) -> Any:
     return jax.tree.map(shard, abstract_state)
 
 
+class Copies(NamedTuple):
+    """Parameters of the predictor, and a copy of them for every device.
+
+    XLA sums the gradient of a parameter over the devices at each of its uses, and a flow uses it many times. That of
+    a copy is summed over all uses on its device first, and over the devices once.
+
+    Attributes:
+        whole: the parameters.
+        of_each_device: with one more axis in front, which is split over the devices.
+        mesh: the device mesh.
+    """
+
+    whole: Any
+    of_each_device: Any
+    mesh: Mesh
+
+
 def with_whole_parameters(loss: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """A loss that gathers its parameters, which are kept in parts, to use them whole.
 
@@ -72,17 +112,60 @@ def with_whole_parameters(loss: Callable[..., Any], mesh: Mesh) -> Callable[...,
     through a convolution with a split kernel then came out multiplied by the number of devices along `data`.
 
     Args:
-        loss: a function of the parameters and other arguments.
+        loss: a function of {"encoder", "predictor"} and other arguments, the predictor made by `on_each_device`.
         mesh: the device mesh.
 
     Returns:
         The same function of parameters on the mesh, however they are placed.
     """
 
+    def copy(leaf: jax.Array) -> jax.Array:
+        copies = jnp.broadcast_to(leaf, (mesh.size, *leaf.shape))
+        return jax.lax.with_sharding_constraint(copies, batch_sharding(mesh))
+
     def gathered(params: Any, *arguments: Any) -> Any:
-        return loss(jax.lax.with_sharding_constraint(params, replicated(mesh)), *arguments)
+        whole = jax.lax.with_sharding_constraint(params, replicated(mesh))
+        predictor = whole["predictor"]
+        if mesh.size > 1:
+            predictor = Copies(predictor, jax.tree.map(copy, predictor), mesh)
+        return loss(whole | {"predictor": predictor}, *arguments)
 
     return gathered
+
+
+def on_each_device(predictor: Predictor) -> Predictor:
+    """A predictor that uses, for the examples of each device, the device's own copy of the parameters.
+
+    Args:
+        predictor: the predictor.
+
+    Returns:
+        The same predictor, which takes `Copies` besides plain parameters.
+    """
+
+    def apply(params: Any, z: jax.Array, direction: int = 1, residual_scale: float | jax.Array = 1.0) -> jax.Array:
+        if not isinstance(params, Copies):
+            return predictor.apply(params, z, direction, residual_scale)
+
+        def apply_own(copies: Any, examples: jax.Array, residual_scale: jax.Array) -> jax.Array:
+            own = jax.tree.map(lambda copy: jnp.squeeze(copy, axis=0), copies)
+            return predictor.apply(own, examples, direction, residual_scale)
+
+        examples = PartitionSpec(*[None] * (z.ndim - 2), MESH_AXES)
+        specs = {"in_specs": (PartitionSpec(MESH_AXES), examples, PartitionSpec()), "out_specs": examples}
+        apply_everywhere = jax.shard_map(apply_own, mesh=params.mesh, **specs)
+        return apply_everywhere(params.of_each_device, z, jnp.asarray(residual_scale, jnp.float32))
+
+    return predictor._replace(apply=apply)
+
+
+def on_whole_parameters(energy: Energy) -> Energy:
+    """An energy that takes `Copies` besides plain parameters, see `on_each_device`."""
+
+    def value(params: Any, *arguments: Any, **settings: Any) -> jax.Array:
+        return energy.value(params.whole if isinstance(params, Copies) else params, *arguments, **settings)
+
+    return energy._replace(value=value)
 
 
 def place(host_arrays: Any, where: NamedSharding) -> Any:
@@ -113,3 +196,17 @@ def place_shares(host_arrays: Any, where: NamedSharding) -> Any:
         The global arrays.
     """
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(where, array), host_arrays)
+
+
+def whole_on_one_device(tree: Any, mesh: Mesh) -> Any:
+    """Gathers arrays, however they are placed, on one device of every process.
+
+    Args:
+        tree: a pytree of global arrays.
+        mesh: the device mesh.
+
+    Returns:
+        The same pytree of arrays that need no other device and no other process.
+    """
+    gathered = jax.jit(lambda arrays: arrays, out_shardings=replicated(mesh))(tree)
+    return jax.tree.map(lambda array: array.addressable_data(0), gathered)

@@ -14,16 +14,20 @@ class TrainState(NamedTuple):
     """Everything that a step reads and writes.
 
     Attributes:
-        step: int32 scalar, the number of updates made.
+        step: int32 scalar, the number of steps made.
         params: {"encoder": ..., "predictor": ...}.
         batch_stats: running statistics of the encoder.
         opt_state: state of the optimizer.
+        skipped: int32 scalar, how many of the steps made no update, because a value was not finite.
+        skipped_in_a_row: int32 scalar, how many of the last steps.
     """
 
     step: jax.Array
     params: dict[str, Any]
     batch_stats: Any
     opt_state: optax.OptState
+    skipped: jax.Array
+    skipped_in_a_row: jax.Array
 
 
 def init_state(
@@ -54,4 +58,11 @@ def init_state(
         "predictor": predictor.init(predictor_key, embeddings.shape[-1]),
     }
     batch_stats = variables.get("batch_stats", {})
-    return TrainState(jnp.zeros((), jnp.int32), params, batch_stats, optimizer.init(params))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=optimizer.init(params),
+        skipped=jnp.zeros((), jnp.int32),
+        skipped_in_a_row=jnp.zeros((), jnp.int32),
+    )

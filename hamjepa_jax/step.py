@@ -43,11 +43,13 @@ def embed_views(
     def embed(views: tuple[jax.Array, ...]) -> tuple[jax.Array, Any]:
         embeddings, statistics = [], batch_stats
         for views_VxBxHxWxC in views:
-            num_views, batch_size = views_VxBxHxWxC.shape[:2]
-            images = views_VxBxHxWxC.reshape(num_views * batch_size, *views_VxBxHxWxC.shape[2:])
+            num_views, batch_size, *image_shape = views_VxBxHxWxC.shape
+            # Examples come first, as they are what is split over the devices: with the views of all examples in a row,
+            # no device could keep its own, and XLA would gather all images and have every device encode all of them.
+            images = jnp.moveaxis(views_VxBxHxWxC, 0, 1).reshape(batch_size * num_views, *image_shape)
             variables = {"params": params, "batch_stats": statistics}
             z, updated = encoder.apply(variables, images, train=True, mutable=["batch_stats"])
-            embeddings.append(z.reshape(num_views, batch_size, -1))
+            embeddings.append(jnp.moveaxis(z.reshape(batch_size, num_views, -1), 1, 0))
             statistics = updated.get("batch_stats", {})
         return jnp.concatenate(embeddings), statistics
 
@@ -91,20 +93,23 @@ def make_loss(*, encoder: nn.Module, views: Views, objective: Objective, microba
 
 
 def make_train_step(
-    *, loss: Loss, optimizer: optax.GradientTransformation
+    *, loss: Loss, optimizer: optax.GradientTransformation, max_skipped_steps: int = 0
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Builds the function that makes one update; jit it with the state donated.
+    """Builds the function that makes one step; jit it with the state donated.
 
-    The update is applied only if the loss and the gradient norm are finite and the batch is the one that the state
-    expects. After a step that was not finite the state therefore stays as it was, whatever is dispatched next.
+    The update is made only if the loss, the gradient norm and what would come of them are finite. A step in which they
+    are not is skipped, up to `max_skipped_steps` in a row. One more halts the run: the state then stays as it is,
+    whatever is dispatched next, because it expects the batch of a step that never comes.
 
     Args:
         loss: what `make_loss` returns.
         optimizer: the optimizer.
+        max_skipped_steps: how many steps in a row may be skipped.
 
     Returns:
         `train_step(state, key, step, dataset, batch) -> (state, metrics)`, the arguments being those of the loss.
-        Metrics hold the loss, its terms, the gradient norm and `finite`.
+        Metrics hold the loss, its terms, the gradient norm, `finite`, `halted`, and `skipped`, the steps that have been
+        skipped so far.
     """
 
     def train_step(state, key, step, dataset, batch):
@@ -114,13 +119,25 @@ def make_train_step(
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         gradient_norm = optax.tree.norm(gradients)
-        finite = jnp.isfinite(value) & jnp.isfinite(gradient_norm)
-        applied = finite & (state.step == step)
-        updated = TrainState(state.step + 1, params, batch_stats, opt_state)
-        state = jax.tree.map(lambda new, old: jnp.where(applied, new, old), updated, state)
-        return state, {"loss": value, **metrics, "gradient_norm": gradient_norm, "finite": finite}
+        finite = jnp.isfinite(value) & jnp.isfinite(gradient_norm) & _all_finite((params, batch_stats))
+        in_a_row = jnp.where(finite, 0, state.skipped_in_a_row + 1)
+        halted = in_a_row > max_skipped_steps
+        counted = (state.step == step) & ~halted
+
+        def choose(condition: jax.Array, new: Any, old: Any) -> Any:
+            return jax.tree.map(lambda new_leaf, old_leaf: jnp.where(condition, new_leaf, old_leaf), new, old)
+
+        updated = choose(counted & finite, (params, batch_stats, opt_state), state[1:4])
+        counters = (state.step + 1, state.skipped + ~finite, in_a_row)
+        made, skipped, in_a_row = choose(counted, counters, (state.step, state.skipped, state.skipped_in_a_row))
+        told = {"gradient_norm": gradient_norm, "finite": finite, "halted": halted, "skipped": skipped}
+        return TrainState(made, *updated, skipped, in_a_row), {"loss": value, **metrics, **told}
 
     return train_step
+
+
+def _all_finite(tree: Any) -> jax.Array:
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def make_feature_step(

@@ -1,7 +1,9 @@
-"""What a run says while it trains: a progress bar or plain lines, metrics.jsonl, and the non-finite alarm."""
+"""What a run says while it trains: a progress bar or plain lines, metrics.jsonl, and what is not finite."""
 
+import contextlib
 import json
 import math
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,10 +13,11 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from hamjepa_jax.errors import NonFiniteError
+from hamjepa_jax.errors import NonFiniteError, StorageError
 
 # Not finite whenever a term is not; the terms are the better answer.
 CONSEQUENCES = ("loss", "gradient_norm")
+ALWAYS_FINITE = ("skipped",)
 
 
 class Telemetry:
@@ -22,7 +25,7 @@ class Telemetry:
 
     def __init__(
         self,
-        log_file: Path,
+        log_file: Path | None,
         *,
         console: Console,
         first_step: int,
@@ -34,7 +37,7 @@ class Telemetry:
         """Opens the log; records from `first_step` on, which are about to be repeated, are dropped from it.
 
         Args:
-            log_file: metrics.jsonl.
+            log_file: metrics.jsonl, or None in a process that writes nothing.
             console: where progress is shown.
             first_step: step that the run starts or resumes from.
             total_steps: steps of the whole run.
@@ -42,8 +45,8 @@ class Telemetry:
             views_per_step: views of all devices in a step, for the speed.
             every_steps: steps between two records of the log file, and between two plain lines.
         """
-        self._log_file = log_file
-        _drop_records_from(log_file, first_step)
+        self._log_file = log_file or Path(os.devnull)
+        _drop_records_from(self._log_file, first_step)
         self._console = console
         self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
         self._views_per_step, self._every_steps = views_per_step, every_steps
@@ -71,7 +74,9 @@ class Telemetry:
         """Removes the progress bar and closes the log file."""
         if self._console.is_terminal:
             self._progress.stop()
-        self._file.close()
+        # What could not be written, and was reported then, cannot be written now.
+        with contextlib.suppress(OSError):
+            self._file.close()
 
     def waited_for_input(self, seconds: float) -> None:
         """Adds to the time that the loop has spent waiting for a batch.
@@ -81,19 +86,24 @@ class Telemetry:
         """
         self._input_wait += seconds
 
-    def record(self, step: int, metrics: Mapping[str, Any], learning_rate: float) -> None:
+    def record(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float]:
         """Shows and logs the metrics of a step; waits for the device to have finished it.
 
         Args:
             step: the step that the metrics belong to.
-            metrics: scalars on the device, among them `loss`, `gradient_norm` and `finite`.
-            learning_rate: the learning rate of the step.
+            metrics: scalars on the device, see `step.make_train_step`, and `learning_rate`.
+
+        Returns:
+            The loss, its terms and statistics.
 
         Raises:
-            NonFiniteError: naming the terms that are not finite; the record is logged all the same.
+            NonFiniteError: if the run has halted, naming the terms that are not finite; the record is logged all the
+                same.
+            StorageError: if the log file cannot be written.
         """
         values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
-        finite = bool(values.pop("finite"))
+        finite, halted = bool(values.pop("finite")), bool(values.pop("halted"))
+        learning_rate = values.pop("learning_rate")
         # The clock starts after the first step, whose compilation would spoil the speed.
         now = time.monotonic()
         if self._start is None:
@@ -111,7 +121,7 @@ class Telemetry:
                 "input_wait": speed and round(self._input_wait / (now - start_time), 4),
                 **{name: value if math.isfinite(value) else str(value) for name, value in values.items()},
             }
-            self._file.write(json.dumps(record) + "\n")
+            self._write(record)
             if not self._console.is_terminal:
                 self._console.print(self._plain_line(step, values, speed))
         self._progress.update(
@@ -121,8 +131,18 @@ class Telemetry:
             loss=f"{values['loss']:.4f}",
             speed=f"{speed:,.0f}" if speed else "–",
         )
-        if not finite:
+        if halted:
             raise NonFiniteError(step, _broken_terms(values))
+        if not finite:
+            broken = ", ".join(_broken_terms(values))
+            self._console.print(f"step {step}: not finite: {broken}; skipped, {values['skipped']:.0f} so far")
+        return values
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        try:
+            self._file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise StorageError(f"{self._file.name}: cannot be written ({error.strerror})") from error
 
     def _plain_line(self, step: int, values: Mapping[str, float], speed: float | None) -> str:
         line = f"step {step + 1:>{len(str(self._total_steps))}}/{self._total_steps}  loss {values['loss']:.4f}"
@@ -134,9 +154,9 @@ class Telemetry:
 
 def _broken_terms(values: Mapping[str, float]) -> list[str]:
     broken = [name for name, value in values.items() if not math.isfinite(value)]
-    terms = [name for name in values if name not in CONSEQUENCES]
+    terms = [name for name in values if name not in (*CONSEQUENCES, *ALWAYS_FINITE)]
     broken_terms = [name for name in broken if name in terms]
-    return ["every term"] if broken_terms == terms else broken_terms or broken
+    return ["every term"] if broken_terms == terms else broken_terms or broken or ["the updated parameters"]
 
 
 def _drop_records_from(log_file: Path, first_step: int) -> None:

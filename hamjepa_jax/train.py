@@ -2,35 +2,29 @@
 
 import contextlib
 import json
-import signal
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
-from hamjepa_jax import build_data, sharding
+from hamjepa_jax import build_data, distributed, sharding
 from hamjepa_jax.build import Experiment
-from hamjepa_jax.checkpoint import Checkpointer
+from hamjepa_jax.checkpoint import BEST_MODES, Checkpointer, Restored
 from hamjepa_jax.data.sources import ArraySource
-from hamjepa_jax.errors import Interrupted, NonFiniteError, UserError, require
+from hamjepa_jax.errors import Interrupted, UserError, require, require_known
 from hamjepa_jax.feed import Feed
+from hamjepa_jax.loop import Loop
 from hamjepa_jax.state import TrainState
 from hamjepa_jax.step import Loss, make_loss, make_train_step
+from hamjepa_jax.stopping import stop_on_request
 from hamjepa_jax.telemetry import Telemetry
 from hamjepa_jax.workdir import Workdir
-
-
-class StopRequest:
-    """The signal that asked the loop to stop, or None."""
-
-    signal_number: int | None = None
 
 
 class Setup(NamedTuple):
@@ -78,6 +72,7 @@ def set_up(config: ConfigDict, experiment: Experiment, devices: Sequence[jax.Dev
         f"must be a multiple of {mesh.size * microbatches}, {mesh.size} devices times {microbatches} "
         f"config.train.microbatches, got {batch_size}",
     )
+    require_known(config.checkpoint.best_mode, BEST_MODES, "checkpoint.best_mode")
     key = jax.jit(partial(jax.random.key, config.train.seed), out_shardings=sharding.replicated(mesh))()
     abstract_state = jax.eval_shape(experiment.initial_state, key)
     shardings = sharding.state_sharding(mesh, abstract_state)
@@ -118,32 +113,51 @@ def with_data_in_memory(config: ConfigDict, experiment: Experiment, console: Con
     )
 
 
-def restore(config: ConfigDict, setup: Setup, workdir: Workdir) -> TrainState:
-    """Reads the newest checkpoint of a run.
+def restore(config: ConfigDict, setup: Setup, workdir: Workdir, console: Console) -> TrainState:
+    """Reads the checkpoint of a run that is to be evaluated, and changes nothing in the directory.
 
     Args:
         config: the whole config.
         setup: what `set_up` returned.
         workdir: the directory of the run.
+        console: where damaged checkpoints are named.
 
     Returns:
-        The state.
+        The newest state, or the best by `checkpoint.best_metric`.
 
     Raises:
-        UserError: if there is no checkpoint.
+        UserError: if there is no such checkpoint.
     """
-    missing = UserError(f"--workdir={workdir.path}: no checkpoint here; train first")
-    if not workdir.checkpoints.is_dir():
-        raise missing
-    with contextlib.closing(Checkpointer(workdir.checkpoints, keep=config.checkpoint.keep)) as checkpointer:
-        step = checkpointer.newest_step()
-        if step is None:
-            raise missing
-        return checkpointer.restore(step, setup.abstract_state, setup.shardings)
+    with contextlib.closing(_checkpointer(config, workdir, console, read_only=True)) as checkpointer:
+        step = None
+        if config.evaluation.checkpoint == "best":
+            step = checkpointer.best_step()
+            if step is None:
+                raise UserError(
+                    "config.evaluation.checkpoint: there is no best checkpoint, because no metric was named in "
+                    "training; take 'newest', or train with --config.checkpoint.best_metric"
+                )
+        restored = checkpointer.restore(
+            setup.abstract_state, setup.shardings, config=json.loads(config.to_json()), step=step
+        )
+    if restored is None:
+        raise UserError(f"--workdir={workdir.path}: no checkpoint here; train first")
+    return restored.state
+
+
+def _checkpointer(config: ConfigDict, workdir: Workdir, console: Console, *, read_only: bool) -> Checkpointer:
+    return Checkpointer(
+        workdir.checkpoints,
+        keep=config.checkpoint.keep,
+        best_metric=config.checkpoint.best_metric or None,
+        best_mode=config.checkpoint.best_mode,
+        read_only=read_only,
+        report=console.print,
+    )
 
 
 def train(config: ConfigDict, experiment: Experiment, setup: Setup, workdir: Workdir, console: Console) -> TrainState:
-    """Trains from the newest checkpoint of the workdir, or from the start, to the last step.
+    """Trains from the newest intact checkpoint of the workdir, or from the start, to the last step.
 
     Args:
         config: the whole config.
@@ -156,23 +170,35 @@ def train(config: ConfigDict, experiment: Experiment, setup: Setup, workdir: Wor
         The final state, which is also the newest checkpoint.
 
     Raises:
-        Interrupted: on SIGINT or SIGTERM, after saving.
-        NonFiniteError: if the loss or a gradient is not finite, after saving the last good state.
-        UserError: if too many records cannot be read, after saving.
+        Interrupted: on SIGINT, SIGTERM or a preemption notice, after saving.
+        NonFiniteError: if too many losses or gradients are not finite, after saving the last good state.
+        StorageError: if a checkpoint or the log cannot be written.
+        UserError: if the checkpoints do not fit the config, or too many records cannot be read, after saving.
     """
-    with contextlib.closing(Checkpointer(workdir.checkpoints, keep=config.checkpoint.keep)) as checkpointer:
-        first_step = checkpointer.newest_step() or 0
-        if first_step:
-            state = checkpointer.restore(first_step, setup.abstract_state, setup.shardings)
-        else:
-            state = setup.initialize(setup.key)
+    config_json = json.loads(config.to_json())
+    stopping = stop_on_request(grace_seconds=config.checkpoint.grace_seconds)
+    # Outermost, so that the last save, too, is made within the grace time.
+    with stopping as stop, contextlib.closing(_checkpointer(config, workdir, console, read_only=False)) as checkpointer:
+        restored = checkpointer.restore(setup.abstract_state, setup.shardings, config=config_json)
+        num_examples = len(experiment.train_source)
+        if restored is None:
+            # All that decides which examples come next, besides the config.
+            data = {"next_step": 0, "num_examples": num_examples}
+            restored = Restored(0, setup.initialize(setup.key), data)
+        first_step = restored.step
         if first_step >= experiment.total_steps:
             console.print(f"{workdir.path}: training is finished at step {first_step}")
-            return state
+            return restored.state
         if first_step:
             console.print(f"{workdir.path}: going on from step {first_step}")
+        require(
+            restored.data["num_examples"] == num_examples,
+            "data.data_dir",
+            f"has {num_examples} training images, and had {restored.data['num_examples']} when the run was saved, so "
+            "that it cannot go on exactly; bring the data back, or begin anew in another --workdir",
+        )
         telemetry = Telemetry(
-            workdir.log_file,
+            workdir.log_file if distributed.is_primary() else None,
             console=console,
             first_step=first_step,
             total_steps=experiment.total_steps,
@@ -180,11 +206,30 @@ def train(config: ConfigDict, experiment: Experiment, setup: Setup, workdir: Wor
             views_per_step=(config.data.num_global_views + config.data.num_local_views) * config.data.batch_size,
             every_steps=config.log.every_steps,
         )
-        feed = open_feed(config, experiment, setup, console, first_step=first_step)
+        feed = open_feed(config, experiment, setup, console, first_step=restored.data["next_step"])
         # XLA calls LAPACK for the small decompositions of the floors; its threads would spin against XLA's own.
         blas = threadpool_limits(1, user_api="blas")
-        with contextlib.closing(feed), telemetry, stop_on_signal() as stop, blas:
-            return _loop(config, experiment, setup, state, first_step, feed, checkpointer, telemetry, stop)
+        with contextlib.closing(feed), telemetry, blas:
+            loop = Loop(
+                jit_train_step(config, experiment, setup),
+                setup.key,
+                setup.mesh,
+                restored,
+                feed=feed,
+                checkpointer=checkpointer,
+                telemetry=telemetry,
+                stop=stop,
+                total_steps=experiment.total_steps,
+                every_steps=config.checkpoint.every_steps,
+                every_minutes=config.checkpoint.every_minutes,
+                best_metric=config.checkpoint.best_metric or None,
+                config=config_json,
+            )
+            state = loop.run()
+    if stop.signal_number is not None:
+        # Asked while the last step was made or saved.
+        raise Interrupted(experiment.total_steps, stop.signal_number, stop.reason)
+    return state
 
 
 def open_feed(config: ConfigDict, experiment: Experiment, setup: Setup, console: Console, *, first_step: int) -> Feed:
@@ -214,89 +259,26 @@ def open_feed(config: ConfigDict, experiment: Experiment, setup: Setup, console:
     return Feed.streamed(batches, setup.mesh, first_step=first_step)
 
 
-def _loop(
-    config: ConfigDict,
-    experiment: Experiment,
-    setup: Setup,
-    state: TrainState,
-    first_step: int,
-    feed: Feed,
-    checkpointer: Checkpointer,
-    telemetry: Telemetry,
-    stop: StopRequest,
-) -> TrainState:
-    train_step = jax.jit(
-        make_train_step(loss=setup.loss, optimizer=experiment.optimizer),
-        donate_argnums=0,
-        out_shardings=(setup.shardings, sharding.replicated(setup.mesh)),
-    )
-    # Known in advance: asking the schedule in the loop would wait for the step before it on the device.
-    learning_rates = np.asarray(jax.vmap(experiment.learning_rate)(np.arange(experiment.total_steps)))
-    save = partial(checkpointer.save, config=json.loads(config.to_json()))
-    saved_at = time.monotonic()
-    pending = None
-    try:
-        for step in range(first_step, experiment.total_steps):
-            step_number = sharding.place(np.asarray(step, np.int32), sharding.replicated(setup.mesh))
-            # Not kept in a variable, which would keep the memory that is shared with a worker.
-            state, metrics = train_step(state, setup.key, step_number, feed.dataset, next(feed))
-            telemetry.waited_for_input(feed.last_wait)
-            # Metrics are read one step late, so that the device never waits for the host.
-            if pending:
-                telemetry.record(*pending)
-            pending = (step, metrics, float(learning_rates[step]))
-            if stop.signal_number is not None:
-                break
-            if _is_due(config.checkpoint, step + 1, saved_at):
-                # Only a state whose step is known to have been finite is saved as that step.
-                telemetry.record(*pending)
-                pending = None
-                save(step + 1, state)
-                saved_at = time.monotonic()
-        if pending:
-            telemetry.record(*pending)
-    except NonFiniteError as error:
-        save(error.step, state)
-        raise
-    except UserError:
-        # The data gave out before this step.
-        if pending:
-            telemetry.record(*pending)
-        if step > first_step:
-            save(step, state)
-        raise
-    save(step + 1, state)
-    if stop.signal_number is not None:
-        raise Interrupted(step + 1, stop.signal_number)
-    return state
+def jit_train_step(config: ConfigDict, experiment: Experiment, setup: Setup) -> Callable[..., Any]:
+    """The jitted step on the mesh, with what the loop wants to know besides.
 
+    Args:
+        config: the whole config.
+        experiment: what `build.experiment` made of it.
+        setup: what `set_up` returned.
 
-def _is_due(config: ConfigDict, steps_done: int, saved_at: float) -> bool:
-    every_steps, every_minutes = config.every_steps, config.every_minutes
-    if every_steps is not None and steps_done % every_steps == 0:
-        return True
-    return every_minutes is not None and time.monotonic() - saved_at >= 60.0 * every_minutes
-
-
-@contextlib.contextmanager
-def stop_on_signal() -> Iterator[StopRequest]:
-    """Turns SIGINT and SIGTERM into a request that the loop sees after its step; a second one acts at once.
-
-    Yields:
-        The request, whose `signal_number` is set by the first signal.
+    Returns:
+        See `loop.Loop`: (state, key, step, requests, dataset, batch) → (state, metrics, greatest request), the state
+        donated, the learning rate of the update among the metrics.
     """
-    stop = StopRequest()
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    train_step = make_train_step(
+        loss=setup.loss, optimizer=experiment.optimizer, max_skipped_steps=config.train.max_skipped_steps
+    )
 
-    def request_stop(signal_number: int, frame: object) -> None:
-        stop.signal_number = signal_number
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    def step_and_agree(state, key, step, requests, dataset, batch):
+        learning_rate = experiment.learning_rate(state.step - state.skipped)
+        state, metrics = train_step(state, key, step, dataset, batch)
+        return state, metrics | {"learning_rate": learning_rate}, jnp.max(requests)
 
-    for number in previous:
-        signal.signal(number, request_stop)
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+    everywhere = sharding.replicated(setup.mesh)
+    return jax.jit(step_and_agree, donate_argnums=0, out_shardings=(setup.shardings, everywhere, everywhere))

@@ -1,8 +1,11 @@
 """The directory of a run: where everything lies, and who may write to it."""
 
+import fcntl
 import json
+import os
+import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from hamjepa_jax.errors import UserError
 
@@ -10,6 +13,8 @@ from hamjepa_jax.errors import UserError
 CHANGEABLE = (
     "train.epochs",
     "train.max_steps",
+    "train.max_skipped_steps",
+    "model.remat",
     "checkpoint.",
     "evaluation.",
     "log.",
@@ -22,7 +27,7 @@ CHANGEABLE = (
 
 
 class Workdir:
-    """Paths of a run: config.json, metrics.jsonl, checkpoints/, evaluation/ and views.png."""
+    """Paths of a run: config.json, metrics.jsonl, checkpoints/, evaluation/, views.png, and a lock."""
 
     def __init__(self, path: Path):
         """Names the paths; nothing is created."""
@@ -32,28 +37,54 @@ class Workdir:
         self.checkpoints = path / "checkpoints"
         self.evaluation = path / "evaluation"
         self.views_file = path / "views.png"
+        self._lock_file = path / "lock"
+        self._lock: TextIO | None = None
 
     def claim(self, config: dict[str, Any]) -> None:
         """Creates the directory and writes the resolved config, or makes sure that it holds the same experiment.
+
+        From then on no other process can claim it, until this one ends, in whatever way.
 
         Args:
             config: the resolved config of the run, as plain JSON values.
 
         Raises:
-            UserError: if the directory holds something else; nothing in it is touched then.
+            UserError: if the directory holds something else or belongs to a run that is going on; nothing in it is
+                touched then.
         """
+        replacement = self.config_file.with_suffix(".tmp")
         if self.config_file.exists():
             self.check(config)
-        # Views are looked at before there is a run.
-        elif self.path.exists() and (not self.path.is_dir() or set(self.path.iterdir()) - {self.views_file}):
+        # Views are looked at before there is a run, and a run may have been killed before there was a config.
+        elif self.path.exists() and (
+            not self.path.is_dir() or set(self.path.iterdir()) - {self.views_file, self._lock_file, replacement}
+        ):
             raise UserError(f"--workdir={self.path}: exists and is not the directory of a run; take another --workdir")
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            replacement = self.config_file.with_suffix(".tmp")
+            self._take_lock()
             replacement.write_text(json.dumps(config, indent=2) + "\n")
             replacement.replace(self.config_file)
         except OSError as error:
             raise UserError(f"--workdir={self.path}: cannot be written ({error.strerror})") from error
+
+    def _take_lock(self) -> None:
+        self._lock = self._lock_file.open("a+")
+        try:
+            # A lock of the process, not of the file's handle, which worker processes would inherit and outlive it with.
+            fcntl.lockf(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            self._lock.seek(0)
+            raise UserError(
+                f"--workdir={self.path}: a run is going on there ({self._lock.read().strip()}); wait for it, stop it, "
+                "or take another --workdir"
+            ) from None
+        except OSError:
+            # Some network file systems have no locks.
+            return
+        self._lock.truncate(0)
+        self._lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        self._lock.flush()
 
     def check(self, config: dict[str, Any]) -> None:
         """Makes sure that the directory holds a run of this experiment.

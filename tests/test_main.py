@@ -49,6 +49,18 @@ MISTAKES = {
         ["--config=configs/cifar100.py", "--config.data.data_dir=nowhere"],
         "config.data.data_dir: nowhere does not exist; give a folder",
     ),
+    "a bucket": (
+        ["--config=configs/digits.py", "--workdir=gs://bucket/run"],
+        "--workdir=gs://bucket/run: must be a directory; mount the bucket",
+    ),
+    "half of the processes' flags": (
+        ["--config=configs/digits.py", "--num_processes=2"],
+        "--coordinator_address: missing; several processes need all of",
+    ),
+    "unknown checkpoint": (
+        ["--config=configs/digits.py", "--config.evaluation.checkpoint=last"],
+        "config.evaluation.checkpoint: 'last' is unknown; known: best, newest",
+    ),
     "unknown flag": (["--workdri=here"], "did you mean: workdir"),
     "unknown mode": (["--mode=dream"], "should be one of"),
     "not a flag": (["--config=configs/digits.py", "train"], "train: not a flag"),
@@ -153,7 +165,15 @@ def test_a_finished_run_is_evaluated_again_and_not_mixed_with_another(finished_r
     refused = run(*arguments, "--config.train.seed=7")
     assert refused.returncode == 2
     assert "holds a run of another config: train.seed (42 there, 7 now)" in refused.stderr
+    refused = run(*arguments, "--config.model.token_d_f=8")
+    assert refused.returncode == 2
+    assert "holds a run of another config: model.token_d_f (4 there, 8 now)" in refused.stderr
     assert files(workdir) == before
+
+    longer = run(*arguments, "--mode=train", "--config.train.epochs=2")
+    assert (longer.returncode, longer.stderr) == (0, "")
+    assert "going on from step 21" in longer.stdout
+    assert "step 42/42" in longer.stdout
 
 
 @pytest.mark.slow

@@ -48,3 +48,22 @@ def test_a_batch_is_split_over_all_devices():
     assert [shard.data.tolist() for shard in batch.addressable_shards] == [[2 * i, 2 * i + 1] for i in range(8)]
     copies = sharding.place(np.arange(16), sharding.replicated(mesh))
     assert [shard.data.tolist() for shard in copies.addressable_shards] == [list(range(16))] * 8
+
+
+def test_the_mesh_is_described_in_a_line():
+    assert sharding.description(sharding.make_mesh(data=2, fsdp=4)) == (
+        "8 devices (cpu) of 1 process, mesh data 2 × fsdp 4"
+    )
+    one = sharding.make_mesh(data=1, fsdp=1, devices=jax.devices()[:1])
+    assert sharding.description(one) == "1 device (cpu) of 1 process, mesh data 1 × fsdp 1"
+
+
+def test_arrays_in_parts_are_gathered_on_one_device(monkeypatch):
+    monkeypatch.setattr(sharding, "MIN_SHARDED_SIZE", 8)
+    mesh = sharding.make_mesh(data=2, fsdp=4)
+    arrays = {"kernel": np.arange(64.0, dtype=np.float32).reshape(8, 8), "bias": np.arange(4.0, dtype=np.float32)}
+    placed = jax.tree.map(jax.device_put, arrays, sharding.state_sharding(mesh, arrays))
+    assert not placed["kernel"].is_fully_replicated
+    whole = sharding.whole_on_one_device(placed, mesh)
+    assert all(leaf.devices() == {jax.devices()[0]} for leaf in jax.tree.leaves(whole))
+    jax.tree.map(np.testing.assert_array_equal, whole, arrays)

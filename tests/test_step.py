@@ -19,7 +19,8 @@ def build_step(config, objective=None):
         objective=objective or experiment.objective,
         microbatches=config.train.microbatches,
     )
-    step = jax.jit(make_train_step(loss=loss, optimizer=experiment.optimizer))
+    max_skipped_steps = config.train.max_skipped_steps
+    step = jax.jit(make_train_step(loss=loss, optimizer=experiment.optimizer, max_skipped_steps=max_skipped_steps))
     dataset = jax.tree.map(jnp.asarray, feed.whole(experiment.train_source))
     return step, experiment.initial_state(jax.random.key(0)), dataset
 
@@ -64,23 +65,77 @@ def test_running_statistics_see_the_views_of_every_resolution_in_turn():
         np.testing.assert_allclose(mean, 0.9 * 0.1 * 1.0 + 0.1 * 3.0, rtol=1e-6)
 
 
-def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(digits_config):
-    def breaks_at_step_1(predictor_params, z, *, key, step):
-        loss = jnp.sum(jnp.square(z)) * jnp.where(step == 1, jnp.nan, 1.0)
+def broken_in(*steps):
+    """An objective that is not finite in some steps."""
+
+    def objective(predictor_params, z, *, key, step):
+        loss = jnp.sum(jnp.square(z)) * jnp.where(jnp.isin(step, jnp.array(steps)), jnp.nan, 1.0)
         return loss, {"term": loss}
 
-    step, state, dataset = build_step(digits_config(), objective=breaks_at_step_1)
+    return objective
+
+
+def assert_same(tree, expected):
+    jax.tree.map(np.testing.assert_array_equal, tree, expected)
+
+
+def test_a_step_that_is_not_finite_leaves_the_state_as_it_was(digits_config):
+    step, state, dataset = build_step(digits_config(), objective=broken_in(1))
     key, ids = jax.random.key(1), np.arange(32)
     good, metrics = step(state, key, 0, dataset, ids)
     assert metrics["finite"]
+    assert not metrics["halted"]
     assert good.step == 1
     broken, metrics = step(good, key, 1, dataset, ids)
     assert not metrics["finite"]
+    assert metrics["halted"]
     # What is dispatched before the host has noticed must not move the state either.
     after, metrics = step(broken, key, 2, dataset, ids)
     assert metrics["finite"]
     for kept in (broken, after):
-        jax.tree.map(np.testing.assert_array_equal, kept, good)
+        assert_same(kept, good)
+
+
+def test_steps_that_are_not_finite_are_skipped_up_to_so_many_in_a_row(digits_config):
+    config = digits_config()
+    config.train.max_skipped_steps = 2
+    step, state, dataset = build_step(config, objective=broken_in(1, 3, 4, 6, 7, 8))
+    states, told = [state], []
+    for number in range(10):
+        state, metrics = step(state, jax.random.key(1), number, dataset, np.arange(32))
+        states.append(state)
+        told.append([int(metrics[name]) for name in ("finite", "halted", "skipped")])
+    assert told[:9] == [
+        [1, 0, 0],
+        [0, 0, 1],
+        [1, 0, 1],
+        [0, 0, 2],
+        [0, 0, 3],
+        [1, 0, 3],
+        [0, 0, 4],
+        [0, 0, 5],
+        [0, 1, 5],
+    ]
+    for number in (1, 3, 4, 6, 7, 8):
+        for part in ("params", "batch_stats", "opt_state"):
+            assert_same(getattr(states[number + 1], part), getattr(states[number], part))
+    # A skipped step counts as a step, and the one that halts the run does not.
+    assert [int(state.step) for state in states] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 8, 8]
+    assert [int(state.skipped_in_a_row) for state in states[:9]] == [0, 0, 1, 0, 1, 2, 0, 1, 2]
+    for kept in states[9:]:
+        assert_same(kept, states[8])
+
+
+def test_an_update_whose_result_is_not_finite_is_not_made(digits_config):
+    config = digits_config()
+    config.optimizer.learning_rate = 3e38
+    step, state, dataset = build_step(config)
+    for number in range(4):
+        state, metrics = step(state, jax.random.key(1), number, dataset, np.arange(32))
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((state.params, state.batch_stats)))
+        if metrics["halted"]:
+            break
+    assert metrics["halted"]
 
 
 @pytest.mark.parametrize("variant", ["hamjepa", "sigreg"])

@@ -5,13 +5,15 @@ import math
 import pytest
 from rich.console import Console
 
-from hamjepa_jax.errors import NonFiniteError
+from hamjepa_jax.errors import NonFiniteError, StorageError
 from hamjepa_jax.telemetry import Telemetry
 
 
-def metrics(loss=1.0, **terms):
+def metrics(loss=1.0, *, halted=None, skipped=0, **terms):
+    """Metrics of a step; one that is not finite halts the run unless it is said not to."""
     finite = math.isfinite(loss) and all(map(math.isfinite, terms.values()))
-    return {"loss": loss, **terms, "gradient_norm": 2.0, "finite": finite}
+    told = {"finite": finite, "halted": not finite if halted is None else halted, "skipped": skipped}
+    return {"loss": loss, **terms, "gradient_norm": 2.0, "learning_rate": 0.1, **told}
 
 
 def telemetry(log_file, *, first_step=0, every_steps=1, terminal=False):
@@ -29,7 +31,7 @@ def test_every_nth_step_and_the_last_are_logged(tmp_path):
     log, output = telemetry(tmp_path / "log", every_steps=4)
     with log:
         for step in range(6):
-            log.record(step, metrics(loss=step, prediction=0.5), learning_rate=0.1)
+            log.record(step, metrics(loss=step, prediction=0.5))
     logged = records(tmp_path / "log")
     assert [record["step"] for record in logged] == [3, 5]
     assert logged[0] | {"views_per_second": None, "input_wait": None} == {
@@ -41,6 +43,7 @@ def test_every_nth_step_and_the_last_are_logged(tmp_path):
         "loss": 3.0,
         "prediction": 0.5,
         "gradient_norm": 2.0,
+        "skipped": 0.0,
     }
     lines = output.getvalue().splitlines()
     assert len(lines) == 2
@@ -56,7 +59,7 @@ def test_the_time_spent_waiting_for_data_is_logged_as_a_share(tmp_path, monkeypa
     with log:
         for step, seconds in enumerate((100.0, 1.0, 4.0)):
             log.waited_for_input(seconds)
-            log.record(step, metrics(), learning_rate=0.1)
+            log.record(step, metrics())
     # What was waited for before the first step, while it compiled, does not count.
     assert [record["input_wait"] for record in records(tmp_path / "log")] == [None, 0.1, 0.25]
 
@@ -65,7 +68,7 @@ def test_a_terminal_gets_a_progress_bar(tmp_path):
     log, output = telemetry(tmp_path / "log", terminal=True)
     with log:
         for step in range(6):
-            log.record(step, metrics(), learning_rate=0.1)
+            log.record(step, metrics())
     assert "6/6" in output.getvalue()
     assert "loss 1.0000" in output.getvalue()
 
@@ -74,12 +77,12 @@ def test_resuming_drops_the_records_that_will_be_repeated(tmp_path):
     log, _ = telemetry(tmp_path / "log")
     with log:
         for step in range(4):
-            log.record(step, metrics(loss=step), learning_rate=0.1)
+            log.record(step, metrics(loss=step))
     with (tmp_path / "log").open("a") as file:
         file.write('{"step": 1, "cut o')
     log, _ = telemetry(tmp_path / "log", first_step=2)
     with log:
-        log.record(2, metrics(loss=20), learning_rate=0.1)
+        log.record(2, metrics(loss=20))
     assert [(record["step"], record["loss"]) for record in records(tmp_path / "log")] == [(0, 0), (1, 1), (2, 20)]
 
 
@@ -95,7 +98,39 @@ def test_resuming_drops_the_records_that_will_be_repeated(tmp_path):
 def test_terms_that_are_not_finite_are_named_and_logged(tmp_path, broken, terms):
     log, _ = telemetry(tmp_path / "log", every_steps=100)
     with log, pytest.raises(NonFiniteError, match=f"step 2: not finite: {', '.join(terms)}") as error:
-        log.record(2, metrics(**broken), learning_rate=0.1)
+        log.record(2, metrics(**broken))
     assert (error.value.step, error.value.terms) == (2, terms)
     (record,) = records(tmp_path / "log")
     assert record["loss"] == str(broken["loss"])
+
+
+def test_a_skipped_step_is_told_and_logged_and_training_goes_on(tmp_path):
+    log, output = telemetry(tmp_path / "log", every_steps=100)
+    with log:
+        log.record(0, metrics())
+        values = log.record(1, metrics(loss=math.nan, term=math.nan, halted=False, skipped=1))
+        assert log.record(2, metrics(skipped=1))["skipped"] == 1
+    assert math.isnan(values["loss"])
+    assert "step 1: not finite: every term; skipped, 1 so far" in output.getvalue()
+    (record,) = records(tmp_path / "log")
+    assert (record["step"], record["loss"], record["skipped"]) == (1, "nan", 1)
+
+
+def test_an_update_that_alone_is_not_finite_is_named(tmp_path):
+    log, _ = telemetry(tmp_path / "log")
+    with log, pytest.raises(NonFiniteError, match="step 0: not finite: the updated parameters"):
+        log.record(0, metrics(term=1.0) | {"finite": False, "halted": True})
+
+
+def test_a_log_that_cannot_be_written_is_one_line(tmp_path):
+    log, _ = telemetry(tmp_path / "log")
+    (tmp_path / "log").symlink_to("/dev/full")
+    with log, pytest.raises(StorageError, match="log: cannot be written .No space left on device."):
+        log.record(0, metrics())
+
+
+def test_a_process_that_writes_nothing_records_all_the_same():
+    log, output = telemetry(None)
+    with log:
+        assert log.record(0, metrics(loss=3.0))["loss"] == 3.0
+    assert "step 1/6" in output.getvalue()

@@ -2,12 +2,14 @@ import json
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
 
 from hamjepa_jax import build, train
 from hamjepa_jax.checkpoint import Checkpointer
+from hamjepa_jax.data.sources import ArraySource
 from hamjepa_jax.errors import Interrupted, NonFiniteError, UserError
 from hamjepa_jax.evaluation.run import evaluate
 from hamjepa_jax.telemetry import Telemetry
@@ -62,7 +64,9 @@ def test_checkpoints_on_the_way_hold_the_state_of_their_step(tiny_run, tmp_path,
     setup = train.set_up(config, experiment)
     checkpointer = Checkpointer(tmp_path / "saving" / "checkpoints", keep=10)
     for step in (1, 2, 3):
-        assert int(checkpointer.restore(step, setup.abstract_state, setup.shardings).step) == step
+        restored = checkpointer.restore(setup.abstract_state, setup.shardings, config=config.to_dict(), step=step)
+        assert int(restored.state.step) == restored.step == step
+        assert restored.data == {"next_step": step, "num_examples": 1347}
     checkpointer.close()
     # Going on from the middle arrives at the same end, so what was saved there was whole.
     for step in (3, 4):
@@ -76,10 +80,10 @@ def test_a_signal_stops_after_the_step_and_the_run_goes_on(tiny_run, tmp_path, m
     (tmp_path / "stopped").mkdir()
     record, handler = Telemetry.record, signal.getsignal(signal.SIGINT)
 
-    def record_and_interrupt(self, step, *arguments):
-        record(self, step, *arguments)
+    def record_and_interrupt(self, step, metrics):
         if step == 1:
             signal.raise_signal(signal.SIGINT)
+        return record(self, step, metrics)
 
     with monkeypatch.context() as patch:
         patch.setattr(Telemetry, "record", record_and_interrupt)
@@ -100,16 +104,87 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_state(tiny_run, tmp_
     with pytest.raises(NonFiniteError, match="not finite: ") as error:
         run(config, tmp_path / "broken")
     experiment = build.experiment(config)
-    state = train.restore(config, train.set_up(config, experiment), Workdir(tmp_path / "broken"))
+    state = train.restore(config, train.set_up(config, experiment), Workdir(tmp_path / "broken"), QUIET)
     assert int(state.step) == error.value.step > 0
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state.params))
+
+
+def broken_in(experiment, *steps):
+    """The experiment with a loss that is not finite in some steps."""
+    objective = experiment.objective
+
+    def broken(predictor_params, z, *, key, step):
+        loss, metrics = objective(predictor_params, z, key=key, step=step)
+        return loss * jnp.where(jnp.isin(step, jnp.array(steps)), jnp.nan, 1.0), metrics
+
+    return experiment._replace(objective=broken)
+
+
+@pytest.mark.slow
+def test_steps_that_are_not_finite_are_skipped_and_counted_also_when_the_run_goes_on(digits_config, tmp_path):
+    config = digits_config()
+    config.train.max_skipped_steps, config.train.max_steps = 2, 6
+    experiment = broken_in(build.experiment(config), 1, 3, 4)
+    states = []
+    for name, stops in (("whole", (6,)), ("in_parts", (4, 6))):
+        (tmp_path / name).mkdir()
+        for stop in stops:
+            part = experiment._replace(total_steps=stop)
+            state = train.train(config, part, train.set_up(config, part), Workdir(tmp_path / name), QUIET)
+        states.append(state)
+        assert [record["skipped"] for record in records(tmp_path / name)] == [0, 1, 1, 2, 3, 3]
+    assert_identical(*states)
+    assert int(states[0].skipped) == 3
+    assert int(states[0].step) == 6
+    # The schedule goes by the updates that were made.
+    rates = np.asarray(jax.vmap(experiment.learning_rate)(np.array([0, 1, 1, 2, 2, 2])))
+    np.testing.assert_allclose([record["learning_rate"] for record in records(tmp_path / "whole")], rates, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_is_kept_and_evaluated(digits_config, tmp_path):
+    config = digits_config()
+    config.checkpoint.every_steps, config.checkpoint.keep = 1, 1
+    config.checkpoint.best_metric, config.checkpoint.best_mode = "gradient_norm", "max"
+    run(config, tmp_path)
+    norms = [record["gradient_norm"] for record in records(tmp_path)]
+    best = int(np.argmax(norms)) + 1
+    assert best < 4, "the best is not the newest, which is kept anyway"
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {str(best), "4"}
+    setup = train.set_up(config, build.experiment(config))
+    for wanted, step in (("best", best), ("newest", 4)):
+        config.evaluation.checkpoint = wanted
+        assert int(train.restore(config, setup, Workdir(tmp_path), QUIET).step) == step
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_the_run_is_one_line(tiny_run, tmp_path):
+    config, _ = tiny_run
+    workdir = tmp_path / "undisturbed"
+    before = {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()}
+    config.train.max_steps = 5
+    experiment = build.experiment(config)
+    whole = experiment.train_source
+    fewer = ArraySource(whole.images[:1000], whole.labels[:1000], whole.class_names)
+    setup = train.set_up(config, experiment)
+    with pytest.raises(
+        UserError, match=r"config.data.data_dir: has 1000 training images, and had 1347 when the run was"
+    ):
+        train.train(config, experiment._replace(train_source=fewer), setup, Workdir(workdir), QUIET)
+    config.evaluation.checkpoint = "best"
+    with pytest.raises(UserError, match="config.evaluation.checkpoint: there is no best checkpoint"):
+        train.restore(config, setup, Workdir(workdir), QUIET)
+    assert {path: path.read_bytes() for path in workdir.rglob("*") if path.is_file()} == before
+    config.checkpoint.best_metric = "beauty"
+    with pytest.raises(UserError, match=r"config.checkpoint.best_metric: 'beauty' is unknown; known: .*gradient_norm"):
+        run(config, workdir)
 
 
 def test_restoring_from_nothing_is_one_line(digits_config, tmp_path):
     config = digits_config()
     setup = train.set_up(config, build.experiment(config))
     with pytest.raises(UserError, match="no checkpoint here"):
-        train.restore(config, setup, Workdir(tmp_path))
+        train.restore(config, setup, Workdir(tmp_path), QUIET)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -117,10 +192,11 @@ def test_restoring_from_nothing_is_one_line(digits_config, tmp_path):
     ("group", "values", "message"),
     [
         ("mesh", {"data": 3}, r"config.mesh: data=3 and fsdp=1 do not multiply to the 8 devices"),
+        ("checkpoint", {"best_mode": "most"}, r"config.checkpoint.best_mode: 'most' is unknown; known: max, min"),
         ("data", {"batch_size": 30}, r"config.data.batch_size: must be a multiple of 8, 8 devices times 1 .*, got 30"),
     ],
 )
-def test_what_does_not_fit_the_devices_is_named(digits_config, group, values, message):
+def test_what_does_not_fit_the_devices_or_is_unknown_is_named(digits_config, group, values, message):
     config = digits_config()
     config[group].update(values)
     with pytest.raises(UserError, match=message):

@@ -1,4 +1,8 @@
 import json
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -17,7 +21,7 @@ def test_the_config_is_written_and_may_be_claimed_again(tmp_path):
     workdir.claim(CONFIG)
     workdir.claim(CONFIG)
     assert workdir.read_config_file() == CONFIG
-    assert [path.name for path in workdir.path.iterdir()] == ["config.json"]
+    assert sorted(path.name for path in workdir.path.iterdir()) == ["config.json", "lock"]
 
 
 def test_a_longer_run_of_the_same_experiment_is_allowed_and_noted(tmp_path):
@@ -26,6 +30,47 @@ def test_a_longer_run_of_the_same_experiment_is_allowed_and_noted(tmp_path):
     longer = changed(train={"epochs": 9}, log={"every_steps": 1})
     workdir.claim(longer)
     assert workdir.read_config_file() == longer
+
+
+@pytest.mark.parametrize("left", [(), ("lock",), ("lock", "config.tmp"), ("lock", "config.tmp", "views.png")])
+def test_a_run_that_was_killed_while_it_began_begins_again(tmp_path, left):
+    for name in left:
+        (tmp_path / name).write_text("{")
+    Workdir(tmp_path).claim(CONFIG)
+    assert Workdir(tmp_path).read_config_file() == CONFIG
+
+
+CLAIM_AND_SLEEP = """
+import os, sys, time
+from pathlib import Path
+from hamjepa_jax.workdir import Workdir
+workdir = Workdir(Path(sys.argv[1]))
+workdir.claim({"train": {"seed": 0}})
+# A worker, which outlives the run.
+if os.fork() == 0:
+    time.sleep(20)
+    os._exit(0)
+print("claimed", flush=True)
+time.sleep(20)
+"""
+
+
+def test_two_runs_in_a_directory_are_refused_until_the_first_ends_in_whatever_way(tmp_path):
+    workdir, config = Workdir(tmp_path / "run"), {"train": {"seed": 0}}
+    arguments = [sys.executable, "-c", CLAIM_AND_SLEEP, workdir.path]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True, start_new_session=True) as other:
+        assert other.stdout.readline() == "claimed\n"
+        before = {path: path.read_bytes() for path in workdir.path.iterdir()}
+        with pytest.raises(UserError, match=rf"a run is going on there \(process {other.pid} on .+\); wait"):
+            workdir.claim(config)
+        # Looking is allowed.
+        workdir.check(config)
+        assert {path: path.read_bytes() for path in workdir.path.iterdir()} == before
+        other.kill()
+        other.wait()
+        workdir.claim(config)
+        os.killpg(other.pid, signal.SIGKILL)
+    assert (workdir.path / "lock").read_text().startswith(f"process {os.getpid()} on ")
 
 
 def test_another_experiment_is_refused_and_nothing_is_touched(tmp_path):

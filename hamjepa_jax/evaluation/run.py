@@ -16,7 +16,7 @@ from hamjepa_jax.build import Experiment
 from hamjepa_jax.data.loading import EvaluationLoader
 from hamjepa_jax.data.pipeline import blocks
 from hamjepa_jax.data.sources import ArraySource, Source
-from hamjepa_jax.errors import require
+from hamjepa_jax.errors import StorageError, require, require_known
 from hamjepa_jax.evaluation import report
 from hamjepa_jax.evaluation.features import Features, coordinates, extract_features
 from hamjepa_jax.evaluation.knn import knn_accuracy
@@ -25,11 +25,13 @@ from hamjepa_jax.evaluation.spectra import spectrum
 from hamjepa_jax.state import TrainState
 from hamjepa_jax.step import make_feature_step
 
+CHECKPOINTS = ("newest", "best")
+
 TrainTest = tuple[np.ndarray, np.ndarray]
 
 
 def check(config: ConfigDict, experiment: Experiment) -> None:
-    """Makes sure that the evaluation asks for no more neighbours or labels than there are.
+    """Makes sure that the evaluation asks for a known checkpoint, and for no more neighbours or labels than there are.
 
     Args:
         config: the whole config.
@@ -38,6 +40,7 @@ def check(config: ConfigDict, experiment: Experiment) -> None:
     Raises:
         UserError: naming the config key.
     """
+    require_known(config.evaluation.checkpoint, CHECKPOINTS, "evaluation.checkpoint")
     ks, labels = config.evaluation.ks, config.evaluation.few_label_probe.labels_per_class
     examples = len(experiment.train_source)
     require(
@@ -105,14 +108,22 @@ def evaluate(
         "features": {name: scores[name] for name in features},
         "baselines": {name: scores[name] for name in baselines},
     }
-    directory.mkdir(parents=True, exist_ok=True)
-    replacement = directory / "metrics.tmp"
-    replacement.write_text(json.dumps(metrics, indent=1) + "\n")
-    replacement.replace(directory / "metrics.json")
     report.print_table(metrics, console)
     clouds = {f"{config.variant} {headline}": features[headline][1], "untrained encoder": random_features[headline][1]}
-    report.draw_summary(metrics, clouds, directory / "summary.png")
+    if jax.process_index() == 0:
+        _write(metrics, clouds, directory)
     return metrics
+
+
+def _write(metrics: dict[str, Any], clouds: dict[str, np.ndarray], directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        replacement = directory / "metrics.tmp"
+        replacement.write_text(json.dumps(metrics, indent=1) + "\n")
+        replacement.replace(directory / "metrics.json")
+        report.draw_summary(metrics, clouds, directory / "summary.png")
+    except OSError as error:
+        raise StorageError(f"{directory}: cannot be written ({error.strerror})") from error
 
 
 def score(config: ConfigDict, features: TrainTest, labels: TrainTest, num_classes: int) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """ResNet token encoders: the feature map of a stage, projected to a few channels, is the embedding."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -89,6 +91,8 @@ class ResNetEncoder(nn.Module):
         split_qp: whether the channels of a token split into positions and momenta.
         out_dim: embedding size of the mode `global`.
         dtype: type of the computation; parameters and statistics are float32.
+        remat: whether only the images and the inputs of the stages are kept for the backward pass, which computes the
+            stem and the stages again; the compiler undoes this on the CPU.
 
     References:
         He et al., "Deep Residual Learning for Image Recognition", 2016; Jenkinson Alvarez, arXiv 2605.20107.
@@ -104,22 +108,24 @@ class ResNetEncoder(nn.Module):
     split_qp: bool
     out_dim: int
     dtype: jnp.dtype = jnp.float32
+    remat: bool = False
 
     @nn.compact
     def __call__(self, images_NxHxWxC: jax.Array, *, train: bool) -> jax.Array:
         """Embeds normalised images (N, H, W, C) as (N, D); `train` selects batch statistics."""
-        x = self._stem(images_NxHxWxC, train=train)
+        x = self._part(ResNetEncoder._stem, images_NxHxWxC, train=train)
         num_stages = self.token_layer if self.mode == "tokens" else len(self.widths)
         for stage in range(num_stages):
-            for block in range(self.depths[stage]):
-                stride = 2 if stage > 0 and block == 0 else 1
-                name = f"stage{stage + 1}_block{block + 1}"
-                x = BasicBlock(self.widths[stage], stride, self.dtype, name=name)(x, train=train)
+            x = self._part(ResNetEncoder._stage, x, stage=stage, train=train)
         if self.mode == "global":
             uniform = _uniform(fan_in=x.shape[-1])
             head = nn.Dense(self.out_dim, dtype=self.dtype, kernel_init=uniform, bias_init=uniform, name="head")
             return head(jnp.mean(x, axis=(1, 2)))
         return self._tokens(x, train=train)
+
+    def _part(self, part: Callable[..., jax.Array], x: jax.Array, **settings: Any) -> jax.Array:
+        compute = partial(part, **settings)
+        return (nn.remat(compute) if self.remat else compute)(self, x)
 
     def _stem(self, x: jax.Array, *, train: bool) -> jax.Array:
         conv = partial(nn.Conv, self.widths[0], use_bias=False, dtype=self.dtype, name="stem_conv")
@@ -129,6 +135,13 @@ class ResNetEncoder(nn.Module):
             x = conv(kernel_size=(7, 7), strides=2, padding=3, kernel_init=_fan_out_normal)(x)
         x = nn.relu(BatchNorm(name="stem_bn")(x, train=train))
         return x if self.stem == "cifar" else nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+
+    def _stage(self, x: jax.Array, *, stage: int, train: bool) -> jax.Array:
+        for block in range(self.depths[stage]):
+            stride = 2 if stage > 0 and block == 0 else 1
+            name = f"stage{stage + 1}_block{block + 1}"
+            x = BasicBlock(self.widths[stage], stride, self.dtype, name=name)(x, train=train)
+        return x
 
     def _tokens(self, x: jax.Array, *, train: bool) -> jax.Array:
         if self.token_hw is not None and x.shape[1:3] != (self.token_hw, self.token_hw):

@@ -12,8 +12,10 @@ Statistics = dict[str, jax.Array]
 
 
 def _rows(x: jax.Array) -> jax.Array:
-    """All leading axes as one axis of samples, in float32 or wider."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(-1, x.shape[-1])
+    """All leading axes as one axis of samples, whose order is of no importance, in float32 or wider."""
+    # The axis that devices may share comes first. Merged behind another it would be gathered.
+    shared_first = jnp.moveaxis(x, -2, 0)
+    return shared_first.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(-1, x.shape[-1])
 
 
 def energy_budget(z: jax.Array, *, q_target: float = 1.0, p_target: float = 1.0) -> tuple[jax.Array, Statistics]:

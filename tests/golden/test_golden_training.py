@@ -107,7 +107,7 @@ def test_training(golden, seeded_state_dict, precisions, published_hamjepa, reci
     energy_weights = {} if recipe == "sigreg" else seeded_state_dict(seed + 1, numbers["predictor_shapes"])
     params = {"encoder": variables["params"], "predictor": predictor_from_state_dict(energy_weights)}
     optimizer, schedules = optimizer_of(recipe)
-    state = TrainState(np.zeros((), int), params, variables["batch_stats"], optimizer.init(params))
+    state = TrainState(np.zeros((), int), params, variables["batch_stats"], optimizer.init(params), 0, 0)
 
     train_steps = {}
     for precision in precisions:

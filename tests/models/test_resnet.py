@@ -8,6 +8,7 @@ from flax import traverse_util
 
 from hamjepa_jax.models.batch_norm import BatchNorm
 from hamjepa_jax.models.resnet import ResNetEncoder, adaptive_average_pool
+from hamjepa_jax.step import embed_views
 
 SMALL = {
     "widths": (4, 6, 8),
@@ -20,6 +21,9 @@ SMALL = {
     "split_qp": True,
     "out_dim": 10,
 }
+
+# XLA drops the barriers on the CPU alone, and then merges what is computed again with what was computed before.
+WITH_BARRIERS = {"xla_disable_hlo_passes": "cse_barrier_expander"}
 
 
 def build(image_size=8, **changes):
@@ -106,3 +110,67 @@ def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
     assert z.dtype == jnp.bfloat16
     exact = build()[0].apply(variables, images, train=False)
     assert 0 < np.abs(z.astype(np.float32) - exact).max() < 0.1 * np.abs(exact).max()
+
+
+def test_remat_leaves_the_variables_and_the_evaluation_as_they_are():
+    outcomes = []
+    for remat in (True, False):
+        encoder, variables, images = build(widths=(4, 6), depths=(1, 2), remat=remat)
+        outcomes.append((variables, jax.jit(partial(encoder.apply, train=False))(variables, images)))
+    jax.tree.map(np.testing.assert_array_equal, *outcomes)
+
+
+@pytest.mark.parametrize(
+    ("mode", "microbatches", "dtype", "tolerance"),
+    [("tokens", 1, "float32", 1e-5), ("global", 2, "float32", 1e-5), ("tokens", 2, "bfloat16", 3e-2)],
+)
+def test_remat_changes_no_value_no_gradient_and_no_statistics(mode, microbatches, dtype, tolerance):
+    changes = {"widths": (4, 6), "depths": (1, 2), "mode": mode, "dtype": jnp.dtype(dtype)}
+    _, variables, _ = build(**changes)
+    views = jax.random.normal(jax.random.key(2), (2, 4, 8, 8, 1))
+
+    def step(remat, variables):
+        encoder = ResNetEncoder(**SMALL | changes | {"remat": remat})
+
+        def loss(params):
+            z, statistics = embed_views(encoder, params, variables["batch_stats"], (views,), microbatches=microbatches)
+            return jnp.sum(jnp.sin(z.astype(jnp.float32))), (z.astype(jnp.float32), statistics)
+
+        return jax.value_and_grad(loss, has_aux=True)(variables["params"])
+
+    step = jax.jit(step, static_argnums=0, compiler_options=WITH_BARRIERS)
+
+    def assert_close(found, expected):
+        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * max(1e-3, np.abs(expected).max()))
+
+    jax.tree.map(assert_close, step(True, variables), step(False, variables))
+
+
+def memory(image_size, **changes):
+    """Bytes that are kept for the backward pass, and the program that computes the gradient."""
+    encoder = ResNetEncoder(**SMALL | {"widths": (8, 8), "depths": (2, 2), "token_hw": 2} | changes)
+    images = jnp.ones((4, image_size, image_size, 1))
+    variables = jax.eval_shape(partial(encoder.init, train=False), jax.random.key(0), images)
+
+    def embed(params, batch_stats):
+        variables = {"params": params, "batch_stats": batch_stats}
+        return encoder.apply(variables, images, train=True, mutable=["batch_stats"])[0]
+
+    arguments = variables["params"], variables["batch_stats"]
+    kept = jax.eval_shape(lambda *arguments: jax.tree.leaves(jax.vjp(embed, *arguments)[1]), *arguments)
+    gradient = jax.jit(jax.grad(lambda *arguments: jnp.sum(embed(*arguments) ** 2)), compiler_options=WITH_BARRIERS)
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in kept), gradient.lower(*arguments)
+
+
+@pytest.mark.parametrize("changes", [{}, {"mode": "global"}, {"stem": "imagenet"}, {"dtype": jnp.bfloat16}])
+def test_remat_keeps_an_eighth_for_the_backward_pass(changes):
+    whole, _ = memory(64, **changes)
+    inputs_of_stages, _ = memory(64, remat=True, **changes)
+    assert inputs_of_stages < whole / 8
+
+
+def test_remat_survives_the_compiler():
+    _, whole = memory(32)
+    _, recomputing = memory(32, remat=True)
+    peaks = [program.compile().memory_analysis().temp_size_in_bytes for program in (recomputing, whole)]
+    assert peaks[0] < 0.9 * peaks[1]

@@ -1,0 +1,154 @@
+"""The steps of a run: what is logged and saved on the way, and how they end."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from hamjepa_jax import distributed, sharding
+from hamjepa_jax.checkpoint import Checkpointer, Restored
+from hamjepa_jax.errors import Interrupted, NonFiniteError, UserError, require_known
+from hamjepa_jax.feed import Feed
+from hamjepa_jax.state import TrainState
+from hamjepa_jax.stopping import StopRequest
+from hamjepa_jax.telemetry import Telemetry
+
+# What a process asks of all of them in a step; anything greater is the signal that asks them to stop.
+NOTHING, SAVE = 0, 1
+
+
+class Loop:
+    """Makes the steps of a run from where it was to the last.
+
+    All processes of a run must save and stop at the same step. What each of them asks for therefore travels with its
+    share of the batch, and what any of them asked for comes back with the metrics, one step late like these.
+    """
+
+    def __init__(
+        self,
+        train_step: Callable[..., Any],
+        key: jax.Array,
+        mesh: Mesh,
+        restored: Restored,
+        *,
+        feed: Feed,
+        checkpointer: Checkpointer,
+        telemetry: Telemetry,
+        stop: StopRequest,
+        total_steps: int,
+        every_steps: int | None,
+        every_minutes: float | None,
+        best_metric: str | None,
+        config: dict[str, Any],
+    ):
+        """Keeps the arguments.
+
+        Args:
+            train_step: jitted, (state, key, step, requests, dataset, batch) → (state, metrics, greatest request).
+            key: the key of the run, on every device.
+            mesh: the device mesh.
+            restored: the state to begin with, its step, and that of the data.
+            feed: the batches, the first of them that of this step.
+            checkpointer: where states are saved.
+            telemetry: where metrics are recorded.
+            stop: the request to stop.
+            total_steps: steps of the whole run.
+            every_steps: steps between two checkpoints, or None.
+            every_minutes: minutes between two checkpoints, or None.
+            best_metric: the metric by which a checkpoint is the best, or None.
+            config: the config, to be saved too, as plain JSON values.
+        """
+        self._train_step, self._key, self._mesh = train_step, key, mesh
+        self._state, self._first_step, self._data_state = restored.state, restored.step, restored.data
+        self._feed, self._checkpointer, self._telemetry, self._stop = feed, checkpointer, telemetry, stop
+        self._total_steps, self._every_steps, self._every_minutes = total_steps, every_steps, every_minutes
+        self._best_metric, self._config = best_metric, config
+        self._saved_at = time.monotonic()
+        # The step that is dispatched and not recorded yet: its number, its metrics, and what was asked in it.
+        self._pending: tuple[int, dict[str, jax.Array], jax.Array] | None = None
+        self._values: dict[str, float] = {}
+        self._asked_by_any = NOTHING
+
+    def run(self) -> TrainState:
+        """Makes the steps and saves the last state.
+
+        Returns:
+            The last state.
+
+        Raises:
+            Interrupted: if any process was asked to stop, after saving.
+            NonFiniteError: if the run has halted, after saving the last good state.
+            StorageError: if a checkpoint or the log cannot be written.
+            UserError: if too many records cannot be read, after saving, or the metric for the best is unknown.
+        """
+        try:
+            for step in range(self._first_step, self._total_steps):
+                self._checkpointer.check()
+                request = self._request()
+                asked = request if jax.process_count() == 1 else self._asked_by_any
+                if asked > SAVE:
+                    self._stop.stop(asked, "another process")
+                    self._save(step)
+                    raise Interrupted(step, asked, self._stop.reason)
+                if asked == SAVE or (self._every_steps is not None and step % self._every_steps == 0):
+                    self._save(step)
+                self._dispatch(step, request)
+            self._save(self._total_steps)
+        except NonFiniteError as error:
+            self._pending = None
+            self._save(error.step)
+            raise
+        except UserError:
+            # The data gave out before this step. Other processes know nothing of it, and a save needs them all.
+            if jax.process_count() == 1:
+                self._save(step)
+            raise
+        return self._state
+
+    def _request(self) -> int:
+        """What this process asks of all of them."""
+        if self._stop.signal_number is not None:
+            return self._stop.signal_number
+        minutes = self._every_minutes
+        if minutes is None or not distributed.is_primary() or time.monotonic() - self._saved_at < 60.0 * minutes:
+            return NOTHING
+        self._saved_at = time.monotonic()
+        return SAVE
+
+    def _dispatch(self, step: int, request: int) -> None:
+        """Starts a step, and then records the one before, so that the device never waits for the host."""
+        step_number = sharding.place(np.asarray(step, np.int32), sharding.replicated(self._mesh))
+        requests = np.full(len(self._mesh.local_devices), request, np.int32)
+        # The batch is not kept in a variable, which would keep the memory that is shared with a worker.
+        self._state, metrics, asked = self._train_step(
+            self._state,
+            self._key,
+            step_number,
+            sharding.place_shares(requests, sharding.batch_sharding(self._mesh)),
+            self._feed.dataset,
+            next(self._feed),
+        )
+        self._telemetry.waited_for_input(self._feed.last_wait)
+        self._record()
+        self._pending = (step, metrics, asked)
+
+    def _record(self) -> None:
+        """Records the step that is pending, if there is one; raises if the run has halted in it."""
+        if self._pending is None:
+            return
+        (step, metrics, asked), self._pending = self._pending, None
+        self._values = self._telemetry.record(step, metrics)
+        self._asked_by_any = int(asked)
+        if self._best_metric is not None:
+            require_known(self._best_metric, self._values, "checkpoint.best_metric")
+
+    def _save(self, step: int) -> None:
+        """Saves the state after `step` steps, once the last of them is known to have been finite."""
+        self._record()
+        if step > self._first_step:
+            data = self._data_state | {"next_step": step}
+            self._checkpointer.save(step, self._state, data=data, config=self._config, metrics=self._values)
+        self._saved_at = time.monotonic()
