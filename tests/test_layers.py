@@ -31,6 +31,7 @@ ONLY_IN = {
         "evaluation/run",
         "main",
         "benchmarks/augment",
+        "benchmarks/checkpoint",
     ),
 }
 NEVER_AT_THE_TOP = ("matplotlib", "sklearn", "tensorflow_datasets", "array_record", "torch")
