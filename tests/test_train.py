@@ -97,6 +97,43 @@ def test_a_signal_stops_after_the_step_and_the_run_goes_on(tiny_run, tmp_path, m
 
 
 @pytest.mark.slow
+def test_a_signal_before_the_first_step_or_in_the_last_one(tiny_run, tmp_path, monkeypatch):
+    config, expected = tiny_run
+    (tmp_path / "stopped").mkdir()
+    open_feed, record = train.open_feed, Telemetry.record
+
+    def open_and_interrupt(*arguments, **settings):
+        signal.raise_signal(signal.SIGTERM)
+        return open_feed(*arguments, **settings)
+
+    def record_and_interrupt(self, step, metrics):
+        if step == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return record(self, step, metrics)
+
+    for owner, name, replacement, step in (
+        (train, "open_feed", open_and_interrupt, 0),
+        (Telemetry, "record", record_and_interrupt, 4),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, replacement)
+            with pytest.raises(Interrupted, match=f"stopped by SIGTERM after step {step}"):
+                run(config, tmp_path / "stopped")
+        assert [path.name for path in (tmp_path / "stopped" / "checkpoints").iterdir()] == ([str(step)] if step else [])
+    assert_identical(run(config, tmp_path / "stopped"), expected)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_is_saved_when_so_many_minutes_are_over(tiny_run, tmp_path):
+    config, _ = tiny_run
+    (tmp_path / "saving").mkdir()
+    config.checkpoint.every_minutes, config.checkpoint.keep = 0.0, 10
+    run(config, tmp_path / "saving")
+    saved = {int(path.name) for path in (tmp_path / "saving" / "checkpoints").iterdir()}
+    assert saved == {1, 2, 3, 4}
+
+
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_with_the_last_good_state(tiny_run, tmp_path):
     config, _ = tiny_run
     (tmp_path / "broken").mkdir()
