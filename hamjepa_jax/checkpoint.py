@@ -1,11 +1,9 @@
 """Checkpoints: all that a run needs to go on, as one atomic step, written meanwhile (the only importer of orbax)."""
 
 import contextlib
-import logging
 import math
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,11 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import orbax.checkpoint as ocp
-from absl import logging as absl_logging
 
 from hamjepa_jax import distributed
 from hamjepa_jax.checksums import CHECKSUMS_FILE, damage_of, write_checksums
 from hamjepa_jax.errors import StorageError, UserError, reason_of
+from hamjepa_jax.orbax_log import ORBAX_LOG
 from hamjepa_jax.version import code_version, program_of
 from hamjepa_jax.workdir import flatten
 
@@ -28,42 +26,6 @@ WAIT = 0.002
 SHAPING = ("model.", "predictor.", "optimizer.", "objective.", "data.mean", "data.view_size")
 # What reading a checkpoint without checksums may raise if its files are damaged.
 READING_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError)
-
-
-class _OrbaxLog(logging.Filter):
-    """Keeps what orbax logs off the console, but remembers the failure to write that may be in it.
-
-    Where one of several processes cannot write, orbax logs that at once, and raises it after 20 minutes of waiting for
-    the others, which wait too.
-
-    Attributes:
-        failure: what made writing fail in this process, or None.
-    """
-
-    failure: BaseException | None = None
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Whether a line of the log is shown."""
-        if "orbax" not in Path(record.pathname).parts:
-            return True
-        if record.threadName == "async_save" and record.exc_info:
-            self.failure = record.exc_info[1]
-        return False
-
-
-def _report_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
-    """Reports an exception that nobody can catch, unless a failed save has left it behind.
-
-    Each array whose writing goes on when that of another has failed finds that nobody waits for it any more.
-    """
-    if str(unraisable.exc_value) != "Event loop is closed":
-        REPORT_UNRAISABLE(unraisable)
-
-
-ORBAX_LOG = _OrbaxLog()
-absl_logging.get_absl_logger().addFilter(ORBAX_LOG)
-absl_logging.get_absl_logger().setLevel("WARNING")
-REPORT_UNRAISABLE, sys.unraisablehook = sys.unraisablehook, _report_unraisable
 
 
 class Restored(NamedTuple):
