@@ -1,5 +1,8 @@
 """Sliced tests: random directions, one-dimensional projections, and SIGReg."""
 
+from collections.abc import Callable
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -20,6 +23,25 @@ def random_directions(key: jax.Array, dim: int, num_directions: int, dtype: jax.
     """
     gaussian = jax.random.normal(key, (dim, num_directions), dtype)
     return gaussian / jnp.linalg.norm(gaussian, axis=0, keepdims=True)
+
+
+def sliced(z: jax.Array, directions: jax.Array, test: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """The mean of a one-dimensional test over views and directions.
+
+    1/(V·K)·Σᵥₖ test(zᵥ·wₖ) for the directions wₖ; the projections are computed in float32 or wider.
+
+    Args:
+        z: embeddings (..., B, D); the test is over the B samples, for each leading index on its own.
+        directions: unit columns (D, K), see `random_directions`.
+        test: takes projections (..., B, K) to statistics (..., K), such as those of `univariate.TESTS`.
+
+    Returns:
+        A scalar.
+
+    References:
+        Balestriero & LeCun, "LeJEPA", arXiv 2511.08544.
+    """
+    return jnp.mean(test(z.astype(jnp.promote_types(z.dtype, jnp.float32)) @ directions))
 
 
 def sigreg(
@@ -45,5 +67,4 @@ def sigreg(
     References:
         Balestriero & LeCun, "LeJEPA", arXiv 2511.08544.
     """
-    projections = z.astype(jnp.promote_types(z.dtype, jnp.float32)) @ directions
-    return jnp.mean(epps_pulley(projections, t_max=t_max, num_points=num_points, weight=weight))
+    return sliced(z, directions, partial(epps_pulley, t_max=t_max, num_points=num_points, weight=weight))

@@ -1,11 +1,19 @@
-"""One-dimensional tests of x ~ N(0, 1), one statistic per column, zero for a perfect fit."""
+"""One-dimensional tests of x ~ N(0, 1), one statistic per column, the smaller the better the fit.
 
+All of them take samples (..., N, K) to statistics (..., K), grow like N for samples of another distribution, and are
+differentiable. `TESTS` has them by name.
+"""
+
+from collections.abc import Callable
 from functools import partial
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+from hamjepa_jax.stats.moment_tests import jarque_bera, moments
+from hamjepa_jax.stats.rank_tests import anderson_darling, cramer_von_mises, shapiro_francia, wasserstein, watson
 
 WEIGHTS = ("gaussian", "uniform")
 
@@ -94,3 +102,14 @@ def _epps_pulley_backward(t_max, num_points, weight, residuals, cotangent):
 
 
 _epps_pulley.defvjp(_epps_pulley_forward, _epps_pulley_backward)
+
+TESTS: dict[str, Callable[..., jax.Array]] = {
+    "epps_pulley": epps_pulley,
+    "cramer_von_mises": cramer_von_mises,
+    "anderson_darling": anderson_darling,
+    "watson": watson,
+    "shapiro_francia": shapiro_francia,
+    "jarque_bera": jarque_bera,
+    "moments": moments,
+    "wasserstein": wasserstein,
+}
