@@ -1,7 +1,8 @@
 """Energies H(q, p): what the Hamiltonian flow conserves, and what HamJEPA learns.
 
 An energy is a NamedTuple of pure functions on explicit parameters. Positions q and momenta p have shape (..., d);
-every leading axis is a batch axis. An energy that has a `potential` is separable, H(q, p) = ½‖p‖² + V(q).
+every leading axis is a batch axis. An energy that has a `potential` is separable, H(q, p) = ½pᵀM⁻¹p + V(q), with unit
+masses unless `with_diagonal_mass` gives it others.
 """
 
 from collections.abc import Callable
@@ -22,11 +23,13 @@ class Energy(NamedTuple):
         value: `value(params, q, p, residual_scale=1.0) -> (...,)`, the energy H(q, p).
         potential: `potential(params, q, residual_scale=1.0) -> (...,)`, the potential V(q) of a separable energy,
             or None where H does not separate.
+        inverse_mass: `inverse_mass(params) -> (d,)`, the diagonal of M⁻¹, or None for unit masses.
     """
 
     init: Callable[..., Params]
     value: Callable[..., jax.Array]
     potential: Callable[..., jax.Array] | None
+    inverse_mass: Callable[[Params], jax.Array] | None = None
 
 
 def _squared_norm(x: jax.Array) -> jax.Array:
@@ -164,3 +167,33 @@ def coupled_mlp(*, hidden_dim: int, depth: int) -> Energy:
         return 0.5 * (_squared_norm(q) + _squared_norm(p)) + residual_scale * residual
 
     return Energy(init, value, None)
+
+
+def with_diagonal_mass(energy: Energy) -> Energy:
+    """An energy with learned positive masses, H(q, p) + ½pᵀ(M⁻¹ − I)p with M = diag(exp(log m)).
+
+    For a separable energy this is ½pᵀM⁻¹p + V(q). All masses are one at first.
+
+    Args:
+        energy: an energy with unit masses.
+
+    Returns:
+        The energy whose parameters hold `log_mass` (d,) besides those of `energy`.
+
+    Raises:
+        ValueError: if the energy has masses already.
+    """
+    if energy.inverse_mass is not None:
+        raise ValueError("energy: has masses already")
+
+    def init(key: jax.Array, dim: int) -> Params:
+        return energy.init(key, dim) | {"log_mass": jnp.zeros(dim)}
+
+    def inverse_mass(params: Params) -> jax.Array:
+        return jnp.exp(-params["log_mass"])
+
+    def value(params: Params, q: jax.Array, p: jax.Array, residual_scale: chex.Numeric = 1.0) -> jax.Array:
+        correction = 0.5 * jnp.sum((inverse_mass(params) - 1.0) * jnp.square(p), axis=-1)
+        return energy.value(params, q, p, residual_scale=residual_scale) + correction
+
+    return Energy(init, value, energy.potential, inverse_mass)

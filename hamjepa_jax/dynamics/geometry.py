@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from hamjepa_jax.dynamics.energies import Energy, Params
-from hamjepa_jax.dynamics.integrators import integrate
+from hamjepa_jax.dynamics.integrators import gradients, integrate
 from hamjepa_jax.dynamics.predictors import split_state
 
 Map = Callable[[jax.Array], jax.Array]
@@ -121,10 +121,10 @@ def modified_energy(
     step_size: chex.Numeric,
     residual_scale: chex.Numeric = 1.0,
 ) -> jax.Array:
-    """The energy that leapfrog conserves to order τ⁴, H̃ = H + τ²·(pᵀ∇²V(q)p/12 − ‖∇V(q)‖²/24).
+    """The energy that leapfrog conserves to order τ⁴, H̃ = H + τ²·(vᵀ∇²V(q)v/12 − ∇VᵀM⁻¹∇V/24), v = M⁻¹p.
 
     Args:
-        energy: a separable Hamiltonian H = ½‖p‖² + V(q).
+        energy: a separable Hamiltonian H = ½pᵀM⁻¹p + V(q).
         params: its parameters.
         q: positions (..., d).
         p: momenta (..., d).
@@ -146,6 +146,30 @@ def modified_energy(
     def total_potential(q):
         return jnp.sum(energy.potential(params, q, residual_scale=residual_scale))
 
-    gradient, hessian_p = jax.jvp(jax.grad(total_potential), (q,), (p,))
-    correction = jnp.sum(p * hessian_p, axis=-1) / 12.0 - jnp.sum(jnp.square(gradient), axis=-1) / 24.0
+    inverse_mass = 1.0 if energy.inverse_mass is None else energy.inverse_mass(params)
+    velocity = inverse_mass * p
+    gradient, hessian_velocity = jax.jvp(jax.grad(total_potential), (q,), (velocity,))
+    stretching = jnp.sum(velocity * hessian_velocity, axis=-1)
+    bending = jnp.sum(inverse_mass * jnp.square(gradient), axis=-1)
+    correction = stretching / 12.0 - bending / 24.0
     return energy.value(params, q, p, residual_scale=residual_scale) + step_size**2 * correction
+
+
+def residual_force_ratio(
+    energy: Energy, params: Params, q: jax.Array, p: jax.Array, *, residual_scale: chex.Numeric = 1.0
+) -> jax.Array:
+    """How much the learned part of an energy has to say, ‖∂(H − H₀)/∂q‖ / ‖∂H₀/∂q‖ with H₀ the energy at s = 0.
+
+    Args:
+        energy: the Hamiltonian H.
+        params: its parameters.
+        q: positions (..., d).
+        p: momenta (..., d).
+        residual_scale: factor s of the learned part of the energy.
+
+    Returns:
+        A scalar, the norms being those over all states; 0 where nothing is learned.
+    """
+    base_force = gradients(energy, params, 0.0)[0](q, p)
+    residual_force = gradients(energy, params, residual_scale)[0](q, p) - base_force
+    return jnp.linalg.norm(residual_force) / jnp.maximum(jnp.linalg.norm(base_force), 1e-12)

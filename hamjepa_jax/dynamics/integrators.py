@@ -62,7 +62,7 @@ def integrate(
 ) -> tuple[jax.Array, jax.Array]:
     """Follows Hamilton's equations for `num_steps` steps of size τ.
 
-    Leapfrog (Störmer–Verlet): p½ = p − τ/2·∇V(q); q' = q + τ·p½; p' = p½ − τ/2·∇V(q').
+    Leapfrog (Störmer–Verlet): p½ = p − τ/2·∇V(q); q' = q + τ·M⁻¹p½; p' = p½ − τ/2·∇V(q').
     `direction=-1` integrates with −τ; for leapfrog, Yoshida-4 and implicit midpoint that is the inverse map.
 
     Args:
@@ -102,7 +102,7 @@ def integrate(
         warnings.warn(f"{scheme} is not symplectic for a coupled energy; implicit_midpoint is", stacklevel=2)
 
     time_step = direction * step_size
-    force, velocity = _gradients(energy, params, residual_scale)
+    force, velocity = gradients(energy, params, residual_scale)
     if scheme == "published_leapfrog" and energy.potential is None:
         return _published_leapfrog(force, velocity, q, p, time_step, num_steps)
     if scheme in COMPOSITIONS:
@@ -148,14 +148,24 @@ def trajectory(
     return jax.lax.scan(body, (q, p), length=num_steps)[1]
 
 
-def _gradients(energy: Energy, params: Params, residual_scale: chex.Numeric) -> tuple[Gradient, Gradient]:
-    """∂H/∂q and ∂H/∂p as functions of (q, p)."""
+def gradients(energy: Energy, params: Params, residual_scale: chex.Numeric) -> tuple[Gradient, Gradient]:
+    """The right-hand side of Hamilton's equations, ∂H/∂q and ∂H/∂p as functions of (q, p).
+
+    Args:
+        energy: the Hamiltonian H.
+        params: its parameters.
+        residual_scale: factor s of the learned part of the energy.
+
+    Returns:
+        Both gradients.
+    """
     if energy.potential is not None:
 
         def total_potential(q):
             return jnp.sum(energy.potential(params, q, residual_scale=residual_scale))
 
-        return lambda q, p: jax.grad(total_potential)(q), lambda q, p: p
+        inverse_mass = 1.0 if energy.inverse_mass is None else energy.inverse_mass(params)
+        return lambda q, p: jax.grad(total_potential)(q), lambda q, p: inverse_mass * p
 
     def total_energy(q, p):
         return jnp.sum(energy.value(params, q, p, residual_scale=residual_scale))

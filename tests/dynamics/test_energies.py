@@ -61,3 +61,21 @@ def test_leading_axes_are_batch_axes():
     values = energy.value(params, q, p)
     assert values.shape == (5, 6)
     assert values[2, 3] == pytest.approx(energy.value(params, q[2, 3], p[2, 3]))
+
+
+@pytest.mark.parametrize("make", [energies.quadratic, lambda: energies.coupled_mlp(hidden_dim=4, depth=1)])
+def test_masses_divide_the_kinetic_energy_and_are_one_at_first(make):
+    plain, q, p = make(), jnp.array([0.3, -1.0]), jnp.array([2.0, 3.0])
+    energy = energies.with_diagonal_mass(plain)
+    params = energy.init(jax.random.key(0), 2)
+    np.testing.assert_array_equal(params["log_mass"], np.zeros(2))
+    assert energy.value(params, q, p) == plain.value(params, q, p)
+    heavy = params | {"log_mass": jnp.log(jnp.array([4.0, 0.5]))}
+    assert energy.value(heavy, q, p) - plain.value(params, q, p) == pytest.approx(0.5 * (4 / 4 + 9 / 0.5 - 4 - 9))
+    np.testing.assert_allclose(energy.inverse_mass(heavy), [0.25, 2.0])
+    assert energy.potential is plain.potential
+
+
+def test_masses_are_given_once():
+    with pytest.raises(ValueError, match="has masses already"):
+        energies.with_diagonal_mass(energies.with_diagonal_mass(energies.quadratic()))

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hamjepa_jax.dynamics import energies, geometry
+from hamjepa_jax.dynamics.integrators import integrate
 
 pytestmark = pytest.mark.usefixtures("float64")
 
@@ -60,3 +61,52 @@ def test_modified_energy_needs_a_separable_energy():
     energy = energies.coupled_mlp(hidden_dim=2, depth=1)
     with pytest.raises(ValueError, match="for separable energies only"):
         geometry.modified_energy(energy, energy.init(jax.random.key(0), 2), *jnp.ones((2, 2)), step_size=0.1)
+
+
+def heavy_energy():
+    energy = energies.with_diagonal_mass(energies.separable_mlp(hidden_dim=6, depth=2, base_coeff=0.7))
+    return energy, energy.init(jax.random.key(0), 3) | {"log_mass": jnp.array([0.5, -0.3, 1.0])}
+
+
+@pytest.mark.parametrize("scheme", ["leapfrog", "yoshida4", "implicit_midpoint", "symplectic_euler"])
+def test_flows_with_masses_are_symplectic(scheme):
+    energy, params = heavy_energy()
+
+    def flow(z):
+        q, p = integrate(energy, params, *jnp.split(z, 2), step_size=0.2, num_steps=3, scheme=scheme)
+        return jnp.concatenate([q, p])
+
+    np.testing.assert_allclose(geometry.symplectic_defect(flow, states()), np.zeros((2, 5)), atol=1e-12)
+
+
+def test_leapfrog_with_masses_follows_hamiltons_equations():
+    energy, params = heavy_energy()
+    q, p = jnp.split(states(), 2, axis=-1)
+    small = 1e-6
+    q_ahead, p_ahead = integrate(energy, params, q, p, step_size=small, num_steps=1)
+    h_q, h_p = jax.grad(lambda q, p: jnp.sum(energy.value(params, q, p)), argnums=(0, 1))(q, p)
+    np.testing.assert_allclose((q_ahead - q) / small, h_p, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose((p_ahead - p) / small, -h_q, rtol=1e-4, atol=1e-5)
+
+
+def test_leapfrog_with_masses_conserves_the_modified_energy_to_fourth_order():
+    energy, params = heavy_energy()
+    q, p = jnp.split(states(), 2, axis=-1)
+    drifts = []
+    for step_size in (0.1, 0.05):
+        ahead = integrate(energy, params, q, p, step_size=step_size, num_steps=round(2 / step_size))
+        before, after = (
+            geometry.modified_energy(energy, params, *state, step_size=step_size) for state in ((q, p), ahead)
+        )
+        drifts.append(np.abs(after - before).max())
+    assert drifts[0] / drifts[1] == pytest.approx(16, rel=0.15)
+
+
+def test_residual_force_ratio_by_hand():
+    energy = energies.separable_mlp(hidden_dim=6, depth=1, base_coeff=0.5)
+    params = energy.init(jax.random.key(0), 3)
+    q, p = jnp.split(states(), 2, axis=-1)
+    learned = jax.grad(lambda q: jnp.sum(energies.apply_mlp(params, q)))(q)
+    expected = 0.02 * jnp.linalg.norm(learned) / (0.5 * jnp.linalg.norm(q))
+    assert geometry.residual_force_ratio(energy, params, q, p, residual_scale=0.02) == pytest.approx(expected)
+    assert geometry.residual_force_ratio(energies.quadratic(), {}, q, p) == 0
