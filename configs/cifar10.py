@@ -13,14 +13,12 @@ from pathlib import Path
 
 import ml_collections
 
-VARIANTS = ("hamjepa", "sigreg")
-
 
 def get_config(variant: str = "hamjepa") -> ml_collections.ConfigDict:
     """The experiment on CIFAR-100, with the other data set.
 
     Args:
-        variant: `hamjepa` or `sigreg`.
+        variant: such as `hamjepa`, `sigreg` or `mlp-floors`, see `hamjepa_jax.recipes.variants`.
 
     Returns:
         The config.

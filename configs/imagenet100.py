@@ -1,7 +1,10 @@
-"""ImageNet-100 by the paper's protocol: ResNet-18 tokens at 224 pixels, HamJEPA or its SIGReg baseline; 45 epochs.
+"""ImageNet-100 by the paper's protocol: ResNet-18 tokens at 224 pixels; HamJEPA, baselines and ablations; 45 epochs.
 
     python -m hamjepa_jax.main --config=configs/imagenet100.py --config.data.data_dir=DIR
     python -m hamjepa_jax.main --config=configs/imagenet100.py:hamjepa_multicrop --config.data.data_dir=DIR
+    python -m hamjepa_jax.main --config=configs/imagenet100.py:lejepa_vit_s --config.data.data_dir=DIR
+
+Variants are those of hamjepa_jax/recipes/variants.py.
 
 DIR holds the TFDS data set imagenet2012 as array_record files; or it is an image folder (DIR/train/CLASS/*,
 DIR/val/CLASS/*, also in parts, DIR/train.X1 ... DIR/train.X4), or a zip file of one, with --config.data.test_split=val.
@@ -17,14 +20,15 @@ References: Jenkinson Alvarez, arXiv 2605.20107; Tian et al., "Contrastive multi
 import ml_collections
 from ml_collections import config_dict
 
-VARIANTS = ("hamjepa", "sigreg", "hamjepa_multicrop", "sigreg_multicrop")
+from hamjepa_jax.recipes import encoders, variants
 
 
 def get_config(variant: str = "hamjepa") -> ml_collections.ConfigDict:
     """The experiment, whole.
 
     Args:
-        variant: `hamjepa` or `sigreg`, with `_multicrop` for six local views beside the two global ones.
+        variant: such as `hamjepa`, `sigreg_multicrop` or `lejepa_vit_s`, see `hamjepa_jax.recipes.variants`.
+            `_multicrop` has six local views beside the two global ones.
 
     Returns:
         The config.
@@ -32,9 +36,7 @@ def get_config(variant: str = "hamjepa") -> ml_collections.ConfigDict:
     Raises:
         ValueError: for an unknown variant.
     """
-    if variant not in VARIANTS:
-        raise ValueError(f"variant {variant!r} is unknown; known variants: {', '.join(VARIANTS)}")
-    objective, _, multicrop = variant.partition("_")
+    recipe = variants.recipe(variant, form="imagenet100")
     config = ml_collections.ConfigDict()
     config.name = "imagenet100"
     config.variant = variant
@@ -47,7 +49,7 @@ def get_config(variant: str = "hamjepa") -> ml_collections.ConfigDict:
         test_split="validation",
         batch_size=256,
         num_global_views=2,
-        num_local_views=6 if multicrop else 0,
+        num_local_views=6 if recipe.multicrop else 0,
         view_size=224,
         local_view_size=96,
         canvas_size=config_dict.placeholder(int),
@@ -75,44 +77,18 @@ def get_config(variant: str = "hamjepa") -> ml_collections.ConfigDict:
             solarize_threshold=128 / 255,
         ),
     )
-    config.model = dict(
-        widths=(64, 128, 256, 512),
-        depths=(2, 2, 2, 2),
-        stem="imagenet",
+    config.model = encoders.encoder(recipe.encoder or "resnet18", stem="imagenet", patch_size=16) | dict(
         mode="tokens",
-        token_layer=3,
         token_hw=8,
         token_d_f=32,
-        split_qp=True,
+        split_qp=recipe.split_qp,
         out_dim=512,
         dtype="bfloat16",
         remat=False,
     )
-    config.predictor = dict(
-        name="hamiltonian_flow" if objective == "hamjepa" else "identity",
-        energy="separable_mlp",
-        hidden_dim=256,
-        depth=2,
-        base_coeff=0.1,
-        scheme="leapfrog",
-        step_size=0.05,
-        num_steps=2,
-        residual_scale=0.02,
-        residual_ramp_epochs=0,
-    )
-    config.objective = {"hamjepa": hamjepa, "sigreg": sigreg}[objective]()
-    config.optimizer = dict(
-        learning_rate=5e-4,
-        predictor_learning_rate=5e-5,
-        end_factor=1e-3,
-        warmup_epochs=10,
-        warmup_factor=0.01,
-        b1=0.9,
-        b2=0.999,
-        weight_decay=5e-4,
-        clip_norm=1.0,
-        clip_over="encoder" if objective == "hamjepa" else "none",
-    )
+    config.predictor = recipe.predictor
+    config.objective = recipe.objective
+    config.optimizer = recipe.optimizer
     config.train = dict(epochs=45, max_steps=config_dict.placeholder(int), microbatches=1, max_skipped_steps=0, seed=42)
     config.checkpoint = dict(
         every_steps=config_dict.placeholder(int),
@@ -133,43 +109,3 @@ def get_config(variant: str = "hamjepa") -> ml_collections.ConfigDict:
     )
     config.log = dict(every_steps=5)
     return config
-
-
-def hamjepa() -> dict:
-    """HamJEPA as published for ImageNet-100."""
-    return dict(
-        name="hamjepa",
-        match="qp",
-        p_weight=0.2,
-        bidirectional="swap",
-        detach_target=True,
-        energy_weight=0.0,
-        budget_weight=0.2,
-        q_target=1.0,
-        p_target=1.0,
-        variance_weight=1.0,
-        variance_on=("q",),
-        std_floor=0.2,
-        logdet_weight=1.0,
-        projection_rank=128,
-        projection_every=16,
-        logdet_floor=-1.2,
-        participation_floor_q=0.25,
-        participation_floor_p=0.25,
-        eigmax_ceiling_q=0.10,
-        eigmax_ceiling_p=0.10,
-        mean_weight=0.05,
-    )
-
-
-def sigreg() -> dict:
-    """LeJEPA in the form published as HamJEPA's baseline."""
-    return dict(
-        name="lejepa",
-        form="sum",
-        sigreg_weight=0.02,
-        num_directions=64,
-        num_points=9,
-        t_max=3.0,
-        weight="gaussian",
-    )

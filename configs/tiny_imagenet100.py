@@ -16,14 +16,13 @@ from pathlib import Path
 import ml_collections
 from ml_collections import config_dict
 
-VARIANTS = ("hamjepa", "sigreg", "hamjepa_multicrop", "sigreg_multicrop")
-
 
 def get_config(variant: str = "hamjepa") -> ml_collections.ConfigDict:
     """The experiment on ImageNet-100, with the other data set and at its size.
 
     Args:
-        variant: `hamjepa` or `sigreg`, with `_multicrop` for six local views beside the two global ones.
+        variant: such as `hamjepa`, `sigreg_multicrop` or `lejepa_vit_s`, see `hamjepa_jax.recipes.variants`.
+            `_multicrop` has six local views beside the two global ones.
 
     Returns:
         The config.
@@ -43,6 +42,9 @@ def get_config(variant: str = "hamjepa") -> ml_collections.ConfigDict:
         num_workers=0,
     )
     config.data.augmentation.blur_kernel_size = 7
-    config.model.stem = "cifar"
+    if config.model.name == "resnet":
+        config.model.stem = "cifar"
+    else:
+        config.model.patch_size = 8
     config.evaluation.resize = 64
     return config

@@ -74,6 +74,21 @@ def require_known(name: str, known: Collection[str], key: str) -> None:
     require(name in known, key, f"{name!r} is unknown; known: {', '.join(sorted(known))}")
 
 
+def require_numbers(values: object, kind: type, key: str) -> None:
+    """Raises a UserError unless a value is a sequence of positive numbers.
+
+    Args:
+        values: what the config gives.
+        kind: the type of the numbers.
+        key: the config key, without the leading `config.`.
+
+    Raises:
+        UserError: if it is anything else.
+    """
+    numbers = isinstance(values, (tuple, list)) and all(isinstance(v, kind) and v > 0 for v in values or [None])
+    require(numbers, key, f"must be positive numbers of type {kind.__name__}, such as (2, 3), got {values!r}")
+
+
 def reason_of(error: BaseException) -> str:
     """Why something failed, in a few words out of the many that libraries make.
 

@@ -1,10 +1,10 @@
-"""Training objectives: HamJEPA and LeJEPA, each a sum of weighted terms of the stacked views z_VxBxD.
+"""Objectives: a prediction term and weighted regularisers of the stacked views z_VxBxD, by composition.
 
 An objective returns (loss, metrics). The loss is a plain mean over global arrays, so that on any number of devices it
 and its gradient are those of the whole batch; metrics hold every unweighted term and the statistics behind it.
 """
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 import chex
@@ -12,20 +12,86 @@ import jax
 import jax.numpy as jnp
 
 from hamjepa_jax.dynamics.energies import Energy, Params
-from hamjepa_jax.dynamics.predictors import Predictor, split_state
+from hamjepa_jax.dynamics.predictors import Predictor, identity, split_state
+from hamjepa_jax.prediction import prediction_error
 from hamjepa_jax.stats import floors
 from hamjepa_jax.stats.slicing import sigreg
 
 Metrics = dict[str, jax.Array]
 
-# Which view is predicted from which, and in which direction of time: (source, target, direction).
-PREDICTIONS = {
-    "none": ((0, 1, 1),),
-    "inverse": ((0, 1, 1), (1, 0, -1)),
-    "swap": ((0, 1, 1), (1, 0, 1)),
-}
-MATCHES = ("q", "qp")
-SIGREG_FORMS = ("sum", "convex")
+FORMS = ("sum", "convex")
+
+
+class Objective(NamedTuple):
+    """What is trained, as pure functions.
+
+    Attributes:
+        init: `init(key) -> params`, what the regularisers learn themselves, by name of the term.
+        loss: `loss(params, z_VxBxD, *, key, step, taps=None) -> (loss, metrics)`, params those of the training state;
+            for `taps` see `weighted_sum`.
+        terms: names of the terms whose weights are not zero.
+        coordinates: `coordinates(params, z, step) -> {name: x}`, the coordinates in which embeddings (..., D) are to
+            be judged after so many steps, the headline first: q, p and qp of a state or the whole vector, and sqrt_h,
+            H^{1/2}z, where a regulariser has an H.
+    """
+
+    init: Callable[[jax.Array], Params]
+    loss: Callable[..., tuple[jax.Array, Metrics]]
+    terms: tuple[str, ...]
+    coordinates: Callable[[Params, jax.Array, jax.Array], dict[str, jax.Array]]
+
+
+class Term(NamedTuple):
+    """A weighted term of a loss.
+
+    Attributes:
+        weight: its weight; a term of weight zero is computed without gradient, to be watched.
+        loss: `loss(z_VxBxD) -> (loss, statistics)`.
+    """
+
+    weight: float
+    loss: Callable[[jax.Array], tuple[jax.Array, Metrics]]
+
+
+@jax.custom_vjp
+def _tap(z: jax.Array, slot: jax.Array) -> jax.Array:
+    """The identity, through which the squared norm of z's gradient gets out as the gradient of `slot`."""
+    del slot
+    return z
+
+
+def _tap_backward(slot: jax.Array, cotangent: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return cotangent, jnp.sum(jnp.square(cotangent)).astype(slot.dtype)
+
+
+_tap.defvjp(lambda z, slot: (z, slot), _tap_backward)
+
+
+def weighted_sum(
+    z_VxBxD: jax.Array, terms: Mapping[str, Term], *, taps: Mapping[str, jax.Array] | None = None
+) -> tuple[jax.Array, Metrics]:
+    """The loss L = Σ weight·L_term, computed in float32 or wider.
+
+    Args:
+        z_VxBxD: embeddings of the views.
+        terms: the terms by name.
+        taps: a scalar for every term whose weight is not zero, of any value, or None. The gradient of the loss with
+            respect to it is the squared norm of the gradient with respect to z that comes from this term, which costs
+            no second backward pass.
+
+    Returns:
+        The loss, and metrics: every unweighted term by name, and all statistics.
+    """
+    chex.assert_rank(z_VxBxD, 3)
+    z = z_VxBxD.astype(jnp.promote_types(z_VxBxD.dtype, jnp.float32))
+    loss, losses, statistics = jnp.zeros((), z.dtype), {}, {}
+    for name, term in terms.items():
+        x = z if taps is None or term.weight == 0 else _tap(z, taps[name])
+        losses[name], found = term.loss(x if term.weight else jax.lax.stop_gradient(x))
+        statistics |= found
+        if term.weight != 0:
+            loss += term.weight * losses[name]
+    return loss, losses | jax.lax.stop_gradient(statistics)
 
 
 class CovarianceFloor(NamedTuple):
@@ -40,91 +106,6 @@ class CovarianceFloor(NamedTuple):
     logdet_floor: float
     participation_floor: float | None
     eigmax_ceiling: float | None
-
-
-def matching_error(prediction: jax.Array, target: jax.Array, *, match: str, p_weight: float) -> jax.Array:
-    """The distance of a predicted state from its target, mse(q) + p_weight·mse(p) or mse(z).
-
-    Args:
-        prediction: states (..., 2d).
-        target: states (..., 2d).
-        match: `q` (positions, and momenta with `p_weight`) or `qp` (the whole state).
-        p_weight: weight of the momenta for match `q`.
-
-    Returns:
-        A scalar.
-
-    Raises:
-        ValueError: for an unknown match.
-    """
-    chex.assert_equal_shape([prediction, target])
-    if match not in MATCHES:
-        raise ValueError(f"match: {match!r} is unknown; known: {', '.join(MATCHES)}")
-    squared_error = jnp.square(prediction - target)
-    if match == "qp":
-        return jnp.mean(squared_error)
-    q_error, p_error = split_state(squared_error)
-    return jnp.mean(q_error) + p_weight * jnp.mean(p_error)
-
-
-def hamiltonian_prediction(
-    z_VxBxD: jax.Array,
-    predictor_params: Params,
-    *,
-    predictor: Predictor,
-    energy: Energy | None,
-    residual_scale: chex.Numeric,
-    match: str,
-    p_weight: float,
-    bidirectional: str,
-    detach_target: bool,
-    energy_weight: float,
-) -> jax.Array:
-    """The prediction term of HamJEPA: views 0 and 1 predicted from each other by the flow Φ.
-
-    `inverse`: ½[Φ(z₀) → z₁] + ½[Φ⁻¹(z₁) → z₀]; `swap`: ½[Φ(z₀) → z₁] + ½[Φ(z₁) → z₀]; `none`: Φ(z₀) → z₁ alone;
-    each plus energy_weight·mse(H(Φ(z)), sg H(z)).
-
-    Args:
-        z_VxBxD: states of the views, at least two.
-        predictor_params: parameters of the predictor, and of the energy.
-        predictor: the map Φ.
-        energy: the energy H, needed where `energy_weight` is not zero.
-        residual_scale: factor s of the learned part of the energy.
-        match: see `matching_error`.
-        p_weight: see `matching_error`.
-        bidirectional: `inverse`, `swap` or `none`.
-        detach_target: whether the gradient stops at the targets.
-        energy_weight: weight of the energy consistency.
-
-    Returns:
-        A scalar.
-
-    Raises:
-        ValueError: for an unknown `bidirectional`, fewer than two views, or an energy weight without an energy.
-
-    References:
-        Jenkinson Alvarez, "Beyond Isotropy in JEPAs", arXiv 2605.20107.
-    """
-    if bidirectional not in PREDICTIONS:
-        raise ValueError(f"bidirectional: {bidirectional!r} is unknown; known: {', '.join(PREDICTIONS)}")
-    if z_VxBxD.shape[0] < 2:
-        raise ValueError(f"HamJEPA predicts one view from another: at least 2 views, got {z_VxBxD.shape[0]}")
-    if energy_weight and energy is None:
-        raise ValueError("energy_weight: the predictor has no energy to conserve")
-    errors = []
-    for source, target, direction in PREDICTIONS[bidirectional]:
-        z, z_target = z_VxBxD[source], z_VxBxD[target]
-        prediction = predictor.apply(predictor_params, z, direction=direction, residual_scale=residual_scale)
-        if detach_target:
-            z_target = jax.lax.stop_gradient(z_target)
-        error = matching_error(prediction, z_target, match=match, p_weight=p_weight)
-        if energy_weight:
-            before = energy.value(predictor_params, *split_state(z), residual_scale=residual_scale)
-            after = energy.value(predictor_params, *split_state(prediction), residual_scale=residual_scale)
-            error += energy_weight * jnp.mean(jnp.square(after - jax.lax.stop_gradient(before)))
-        errors.append(error)
-    return sum(errors) / len(errors)
 
 
 def hamjepa(
@@ -151,6 +132,7 @@ def hamjepa(
     covariance_floor_q: CovarianceFloor,
     covariance_floor_p: CovarianceFloor,
     mean_weight: float,
+    taps: Mapping[str, jax.Array] | None = None,
 ) -> tuple[jax.Array, Metrics]:
     """The HamJEPA objective: predict along a Hamiltonian flow, and keep scale and spectrum above floors.
 
@@ -165,9 +147,9 @@ def hamjepa(
         projection_q: orthonormal columns (d, k) for L_cov(q), see `stats.floors.random_projection`.
         projection_p: the same for L_cov(p).
         residual_scale: factor s of the learned part of the energy.
-        match: `q` or `qp`, see `matching_error`.
+        match: `q` or `qp`, see `prediction.matching_error`.
         p_weight: weight of the momenta for match `q`.
-        bidirectional: `inverse`, `swap` or `none`, see `hamiltonian_prediction`.
+        bidirectional: `inverse`, `swap` or `none`, see `prediction.prediction_error`.
         detach_target: whether the gradient stops at the targets.
         energy_weight: weight of the energy consistency.
         budget_weight: λ_budget.
@@ -180,6 +162,7 @@ def hamjepa(
         covariance_floor_q: thresholds of L_cov(q).
         covariance_floor_p: thresholds of L_cov(p).
         mean_weight: λ_mean.
+        taps: see `weighted_sum`.
 
     Returns:
         The loss, and metrics: the unweighted terms `prediction`, `budget`, `variance`, `logdet`, `mean`, and the
@@ -191,66 +174,48 @@ def hamjepa(
     References:
         Jenkinson Alvarez, "Beyond Isotropy in JEPAs", arXiv 2605.20107.
     """
-    chex.assert_rank(z_VxBxD, 3)
-    z = z_VxBxD.astype(jnp.promote_types(z_VxBxD.dtype, jnp.float32))
-    q, p = split_state(z)
-    halves = {"q": q, "p": p}
-    if unknown := set(variance_on) - set(halves):
+    if unknown := set(variance_on) - {"q", "p"}:
         raise ValueError(f"variance_on: {', '.join(sorted(unknown))} is unknown; known: q, p")
 
-    terms = {
-        "prediction": hamiltonian_prediction(
+    def prediction(z: jax.Array) -> tuple[jax.Array, Metrics]:
+        error = prediction_error(
             z,
             predictor_params,
             predictor=predictor,
             energy=energy,
             residual_scale=residual_scale,
+            pairing="first_two",
+            num_global_views=2,
+            bidirectional=bidirectional,
             match=match,
             p_weight=p_weight,
-            bidirectional=bidirectional,
             detach_target=detach_target,
             energy_weight=energy_weight,
         )
+        return error, {}
+
+    def variance(z: jax.Array) -> tuple[jax.Array, Metrics]:
+        floor = {
+            half: floors.variance_floor(x, std_floor=std_floor) for half, x in zip("qp", split_state(z), strict=True)
+        }
+        statistics = {f"{half}_{name}": value for half in "qp" for name, value in floor[half][1].items()}
+        return sum((floor[half][0] for half in variance_on), start=jnp.zeros((), z.dtype)), statistics
+
+    def logdet(z: jax.Array) -> tuple[jax.Array, Metrics]:
+        q, p = split_state(z)
+        on_q, q_statistics = floors.covariance_floor(q, projection_q, **covariance_floor_q._asdict())
+        on_p, p_statistics = floors.covariance_floor(p, projection_p, **covariance_floor_p._asdict())
+        statistics = {f"q_{name}": value for name, value in q_statistics.items()}
+        return on_q + on_p, statistics | {f"p_{name}": value for name, value in p_statistics.items()}
+
+    terms = {
+        "prediction": Term(1.0, prediction),
+        "budget": Term(budget_weight, lambda z: floors.energy_budget(z, q_target=q_target, p_target=p_target)),
+        "variance": Term(variance_weight, variance),
+        "logdet": Term(logdet_weight, logdet),
+        "mean": Term(mean_weight, floors.zero_mean),
     }
-    terms["budget"], statistics = floors.energy_budget(z, q_target=q_target, p_target=p_target)
-    terms["variance"] = jnp.zeros((), z.dtype)
-    for half, x in halves.items():
-        variance, half_statistics = floors.variance_floor(x, std_floor=std_floor)
-        terms["variance"] += variance if half in variance_on else 0.0
-        statistics |= {f"{half}_{name}": value for name, value in half_statistics.items()}
-    terms["logdet"] = jnp.zeros((), z.dtype)
-    thresholds = {"q": covariance_floor_q, "p": covariance_floor_p}
-    for half, projection in (("q", projection_q), ("p", projection_p)):
-        covariance, half_statistics = floors.covariance_floor(halves[half], projection, **thresholds[half]._asdict())
-        terms["logdet"] += covariance
-        statistics |= {f"{half}_{name}": value for name, value in half_statistics.items()}
-    terms["mean"] = jnp.mean(jnp.square(jnp.mean(z, axis=(0, 1))))
-
-    loss = (
-        terms["prediction"]
-        + budget_weight * terms["budget"]
-        + variance_weight * terms["variance"]
-        + logdet_weight * terms["logdet"]
-        + mean_weight * terms["mean"]
-    )
-    return loss, terms | statistics
-
-
-def lejepa_prediction(z_VxBxD: jax.Array, *, num_global_views: int) -> jax.Array:
-    """The prediction term of LeJEPA: the mean squared distance of all views from the mean of the global ones.
-
-    Args:
-        z_VxBxD: embeddings of the views, the global ones first.
-        num_global_views: number of global views.
-
-    Returns:
-        A scalar, without the factor ½ of the form published with HamJEPA.
-
-    References:
-        Balestriero & LeCun, "LeJEPA", arXiv 2511.08544.
-    """
-    center_BxD = jnp.mean(z_VxBxD[:num_global_views], axis=0)
-    return jnp.mean(jnp.square(center_BxD - z_VxBxD))
+    return weighted_sum(z_VxBxD, terms, taps=taps)
 
 
 def lejepa(
@@ -263,6 +228,7 @@ def lejepa(
     t_max: float = 3.0,
     num_points: int = 17,
     weight: str = "gaussian",
+    taps: Mapping[str, jax.Array] | None = None,
 ) -> tuple[jax.Array, Metrics]:
     """The LeJEPA objective: views agree, and embeddings are pushed to an isotropic Gaussian by SIGReg.
 
@@ -277,6 +243,7 @@ def lejepa(
         t_max: largest knot of the Epps–Pulley statistic.
         num_points: number of its knots.
         weight: its weight, `gaussian` or `uniform`.
+        taps: see `weighted_sum`.
 
     Returns:
         The loss, and metrics: the terms `prediction` (with the factor ½ in the form `sum`) and `sigreg`.
@@ -287,14 +254,32 @@ def lejepa(
     References:
         Balestriero & LeCun, "LeJEPA", arXiv 2511.08544.
     """
-    chex.assert_rank([z_VxBxD, directions_DxK], [3, 2])
-    if form not in SIGREG_FORMS:
-        raise ValueError(f"form: {form!r} is unknown; known: {', '.join(SIGREG_FORMS)}")
-    z = z_VxBxD.astype(jnp.promote_types(z_VxBxD.dtype, jnp.float32))
-    prediction = lejepa_prediction(z, num_global_views=num_global_views)
+    chex.assert_rank(directions_DxK, 2)
+    if form not in FORMS:
+        raise ValueError(f"form: {form!r} is unknown; known: {', '.join(FORMS)}")
+
+    def prediction(z: jax.Array) -> tuple[jax.Array, Metrics]:
+        error = prediction_error(
+            z,
+            {"layers": []},
+            predictor=identity(),
+            energy=None,
+            residual_scale=1.0,
+            pairing="center",
+            num_global_views=num_global_views,
+            bidirectional="none",
+            match="z",
+            p_weight=1.0,
+            detach_target=False,
+            energy_weight=0.0,
+        )
+        return (error if form == "convex" else 0.5 * error), {}
+
     terms = {
-        "prediction": prediction if form == "convex" else 0.5 * prediction,
-        "sigreg": sigreg(z, directions_DxK, t_max=t_max, num_points=num_points, weight=weight),
+        "prediction": Term(1.0 - sigreg_weight if form == "convex" else 1.0, prediction),
+        "sigreg": Term(
+            sigreg_weight,
+            lambda z: (sigreg(z, directions_DxK, t_max=t_max, num_points=num_points, weight=weight), {}),
+        ),
     }
-    prediction_weight = 1.0 - sigreg_weight if form == "convex" else 1.0
-    return prediction_weight * terms["prediction"] + sigreg_weight * terms["sigreg"], terms
+    return weighted_sum(z_VxBxD, terms, taps=taps)

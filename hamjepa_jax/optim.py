@@ -1,10 +1,11 @@
-"""The optimizer: schedules, the two parameter groups, and the optax chain."""
+"""The optimizer: schedules, the parameter groups, and the optax chain."""
 
 import jax
 import jax.numpy as jnp
 import optax
 
-CLIP_OVER = ("all", "encoder", "none")
+CLIP_OVER = ("all", "each", "encoder", "none")
+DECAY_OF = ("all", "kernels")
 
 
 def warmup_cosine(
@@ -58,6 +59,8 @@ def adamw(
     weight_decay: float,
     clip_norm: float,
     clip_over: str,
+    decay_of: str = "all",
+    regularizers: optax.GradientTransformation | None = None,
 ) -> optax.GradientTransformation:
     """AdamW with a schedule for each parameter group and a clipped gradient norm.
 
@@ -65,9 +68,14 @@ def adamw(
         schedules: the learning rate of each top-level group of the parameters, `encoder` and `predictor`.
         b1: decay of the first moment.
         b2: decay of the second moment.
-        weight_decay: decoupled decay of every parameter, as a fraction of the learning rate.
+        weight_decay: decoupled decay, as a fraction of the learning rate.
         clip_norm: largest norm of the clipped gradient.
-        clip_over: what the norm is taken over and what is scaled: `all` groups, the `encoder` alone, or `none`.
+        clip_over: what the norm is taken over and what is scaled: `all` groups at once, `each` group by itself, the
+            `encoder` alone, or `none`.
+        decay_of: what decays: `all` parameters, or only `kernels`, those of convolutions and dense layers, and so no
+            biases, scales, masses or registers.
+        regularizers: the optimizer of a third group, `regularizers`, which is never clipped with the others; None where
+            there is nothing in that group.
 
     Returns:
         The gradient transformation.
@@ -75,11 +83,38 @@ def adamw(
     References:
         Loshchilov & Hutter, "Decoupled Weight Decay Regularization", 2019.
     """
+    mask = None if decay_of == "all" else _kernels
     groups = {
-        name: optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay) for name, schedule in schedules.items()
+        name: optax.adamw(schedule, b1=b1, b2=b2, weight_decay=weight_decay, mask=mask)
+        for name, schedule in schedules.items()
     }
     clip = clip_by_norm(clip_norm)
-    if clip_over == "encoder":
-        groups["encoder"] = optax.chain(clip, groups["encoder"])
-    partitioned = optax.partition(groups, {name: name for name in groups})
-    return optax.chain(clip, partitioned) if clip_over == "all" else partitioned
+    alone = {"each": tuple(groups), "encoder": ("encoder",)}.get(clip_over, ())
+    groups |= {name: optax.chain(clip, groups[name]) for name in alone}
+    groups["regularizers"] = optax.identity() if regularizers is None else regularizers
+    partitioned = optax.partition(groups, lambda params: {name: name for name in params})
+    if clip_over != "all":
+        return partitioned
+    return optax.chain(optax.masked(clip, lambda params: {name: name in schedules for name in params}), partitioned)
+
+
+def _kernels(params: optax.Params) -> optax.Params:
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: path[-1].key == "kernel", params)
+
+
+def every_so_many_steps(every_steps: int, *, learning_rate: float, clip_norm: float) -> optax.GradientTransformation:
+    """AdamW without decay that takes a step, on the clipped gradient of that moment, once in a while.
+
+    Args:
+        every_steps: steps of the run between two updates; the first update is made in the first of them.
+        learning_rate: its constant learning rate.
+        clip_norm: largest norm of the gradient.
+
+    Returns:
+        The gradient transformation, whose updates are zero in between.
+
+    References:
+        Jenkinson Alvarez, "Beyond Isotropy in JEPAs", arXiv 2605.20107 (the learnable geometry).
+    """
+    update = optax.chain(clip_by_norm(clip_norm), optax.adamw(learning_rate, weight_decay=0.0))
+    return optax.conditionally_mask(update, lambda step: step % every_steps == 0)

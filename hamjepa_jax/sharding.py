@@ -162,10 +162,13 @@ def on_each_device(predictor: Predictor) -> Predictor:
 def on_whole_parameters(energy: Energy) -> Energy:
     """An energy that takes `Copies` besides plain parameters, see `on_each_device`."""
 
-    def value(params: Any, *arguments: Any, **settings: Any) -> jax.Array:
-        return energy.value(params.whole if isinstance(params, Copies) else params, *arguments, **settings)
+    def whole(function: Callable[..., jax.Array] | None) -> Callable[..., jax.Array] | None:
+        def of_parameters(params: Any, *arguments: Any, **settings: Any) -> jax.Array:
+            return function(params.whole if isinstance(params, Copies) else params, *arguments, **settings)
 
-    return energy._replace(value=value)
+        return None if function is None else of_parameters
+
+    return Energy(energy.init, whole(energy.value), whole(energy.potential), whole(energy.inverse_mass))
 
 
 def place(host_arrays: Any, where: NamedSharding) -> Any:

@@ -1,5 +1,6 @@
 """The training state: arrays only, so that it can be donated, sharded and written to disk as it is."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +16,7 @@ class TrainState(NamedTuple):
 
     Attributes:
         step: int32 scalar, the number of steps made.
-        params: {"encoder": ..., "predictor": ...}.
+        params: {"encoder": ..., "predictor": ..., "regularizers": ...}, the last what regularisers learn, by term.
         batch_stats: running statistics of the encoder.
         opt_state: state of the optimizer.
         skipped: int32 scalar, how many of the steps made no update, because a value was not finite.
@@ -35,6 +36,7 @@ def init_state(
     *,
     encoder: nn.Module,
     predictor: Predictor,
+    init_regularizers: Callable[[jax.Array], Any],
     optimizer: optax.GradientTransformation,
     image_shape: tuple[int, int, int],
 ) -> TrainState:
@@ -44,18 +46,21 @@ def init_state(
         key: a typed PRNG key.
         encoder: the encoder, called on images (N, H, W, C).
         predictor: the predictor of its embeddings.
-        optimizer: the optimizer of both.
+        init_regularizers: PRNG key → what regularisers learn.
+        optimizer: the optimizer of all of them.
         image_shape: (H, W, C) of a view.
 
     Returns:
         The initial state. Under `jax.eval_shape` this is the abstract state.
     """
     encoder_key, predictor_key = jax.random.split(key)
+    regularizers_key = jax.random.fold_in(key, 1)
     images = jnp.zeros((2, *image_shape))
     embeddings, variables = encoder.init_with_output(encoder_key, images, train=False)
     params = {
         "encoder": variables["params"],
         "predictor": predictor.init(predictor_key, embeddings.shape[-1]),
+        "regularizers": init_regularizers(regularizers_key),
     }
     batch_stats = variables.get("batch_stats", {})
     return TrainState(

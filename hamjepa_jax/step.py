@@ -1,6 +1,6 @@
 """The jitted steps: one update of the training state, and one pass of the frozen encoder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -8,14 +8,12 @@ import jax.numpy as jnp
 import optax
 from flax import linen as nn
 
-from hamjepa_jax.objectives import Metrics
+from hamjepa_jax.objectives import Metrics, Objective
 from hamjepa_jax.state import TrainState
 
-# objective(predictor_params, z_VxBxD, key=..., step=...) -> (loss, metrics)
-Objective = Callable[..., tuple[jax.Array, Metrics]]
 # views(key, dataset, batch) -> views_VxBxHxWxC of each resolution; the data set is None if the batch holds the images
 Views = Callable[[jax.Array, Any, Any], tuple[jax.Array, ...]]
-# loss(params, batch_stats, key, step, dataset, batch) -> (loss, (metrics, batch_stats))
+# loss(params, batch_stats, key, step, dataset, batch, taps=None) -> (loss, (metrics, batch_stats))
 Loss = Callable[..., tuple[jax.Array, tuple[Metrics, Any]]]
 
 
@@ -78,22 +76,27 @@ def make_loss(*, encoder: nn.Module, views: Views, objective: Objective, microba
         microbatches: parts of the batch that the encoder sees one at a time, see `embed_views`.
 
     Returns:
-        `loss(params, batch_stats, key, step, dataset, batch) -> (loss, (metrics, batch_stats))`: `key` is the key of
-        the run, `step` the number of the step that the batch belongs to; `dataset` and `batch` are what `views` takes.
+        `loss(params, batch_stats, key, step, dataset, batch, taps=None) -> (loss, (metrics, batch_stats))`: `key` is
+        the key of the run, `step` the number of the step that the batch belongs to; `dataset` and `batch` are what
+        `views` takes, and `taps` what `objectives.weighted_sum` takes.
     """
 
-    def loss(params, batch_stats, key, step, dataset, batch):
+    def loss(params, batch_stats, key, step, dataset, batch, taps=None):
         view_key, objective_key = jax.random.split(key)
         drawn = views(jax.random.fold_in(view_key, step), dataset, batch)
         z_VxBxD, batch_stats = embed_views(encoder, params["encoder"], batch_stats, drawn, microbatches=microbatches)
-        value, metrics = objective(params["predictor"], z_VxBxD, key=objective_key, step=step)
+        value, metrics = objective.loss(params, z_VxBxD, key=objective_key, step=step, taps=taps)
         return value, (metrics, batch_stats)
 
     return loss
 
 
 def make_train_step(
-    *, loss: Loss, optimizer: optax.GradientTransformation, max_skipped_steps: int = 0
+    *,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    terms: Sequence[str] = (),
+    max_skipped_steps: int = 0,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Builds the function that makes one step; jit it with the state donated.
 
@@ -104,18 +107,21 @@ def make_train_step(
     Args:
         loss: what `make_loss` returns.
         optimizer: the optimizer.
+        terms: names of the terms of the loss whose shares of the gradient are to be told.
         max_skipped_steps: how many steps in a row may be skipped.
 
     Returns:
         `train_step(state, key, step, dataset, batch) -> (state, metrics)`, the arguments being those of the loss.
         Metrics hold the loss, its terms, the gradient norm, `finite`, `halted`, and `skipped`, the steps that have been
-        skipped so far.
+        skipped so far. `gradient_share_TERM` is the norm of the term's gradient with respect to the embeddings, as a
+        fraction of the sum of these norms.
     """
 
     def train_step(state, key, step, dataset, batch):
-        (value, (metrics, batch_stats)), gradients = jax.value_and_grad(loss, has_aux=True)(
-            state.params, state.batch_stats, key, step, dataset, batch
-        )
+        taps = {name: jnp.zeros((), jnp.float32) for name in terms}
+        (value, (metrics, batch_stats)), (gradients, squared_norms) = jax.value_and_grad(
+            loss, argnums=(0, 6), has_aux=True
+        )(state.params, state.batch_stats, key, step, dataset, batch, taps or None)
         updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         gradient_norm = optax.tree.norm(gradients)
@@ -131,9 +137,16 @@ def make_train_step(
         counters = (state.step + 1, state.skipped + ~finite, in_a_row)
         made, skipped, in_a_row = choose(counted, counters, (state.step, state.skipped, state.skipped_in_a_row))
         told = {"gradient_norm": gradient_norm, "finite": finite, "halted": halted, "skipped": skipped}
+        told |= _shares(squared_norms or {})
         return TrainState(made, *updated, skipped, in_a_row), {"loss": value, **metrics, **told}
 
     return train_step
+
+
+def _shares(squared_norms: dict[str, jax.Array]) -> Metrics:
+    norms = {name: jnp.sqrt(squared) for name, squared in squared_norms.items()}
+    total = jnp.maximum(sum(norms.values()), jnp.finfo(jnp.float32).tiny)
+    return {f"gradient_share_{name}": norm / total for name, norm in norms.items()}
 
 
 def _all_finite(tree: Any) -> jax.Array:
@@ -141,20 +154,25 @@ def _all_finite(tree: Any) -> jax.Array:
 
 
 def make_feature_step(
-    *, encoder: nn.Module, preprocess: Callable[[jax.Array], jax.Array]
-) -> Callable[[Any, Any, jax.Array], jax.Array]:
+    *,
+    encoder: nn.Module,
+    preprocess: Callable[[jax.Array], jax.Array],
+    coordinates: Callable[[Any, jax.Array, jax.Array], dict[str, jax.Array]],
+) -> Callable[[TrainState, jax.Array], dict[str, jax.Array]]:
     """Builds the function that embeds images with the frozen encoder, in evaluation mode and without augmentation.
 
     Args:
         encoder: the encoder.
         preprocess: uint8 images (B, H, W, C) → what the encoder takes.
+        coordinates: see `objectives.Objective`.
 
     Returns:
-        `feature_step(params, batch_stats, images) -> (B, D)`, float32.
+        `feature_step(state, images) -> {coordinates: (B, d)}`, float32.
     """
 
-    def feature_step(params, batch_stats, images):
-        variables = {"params": params, "batch_stats": batch_stats}
-        return encoder.apply(variables, preprocess(images), train=False).astype(jnp.float32)
+    def feature_step(state, images):
+        variables = {"params": state.params["encoder"], "batch_stats": state.batch_stats}
+        z = encoder.apply(variables, preprocess(images), train=False).astype(jnp.float32)
+        return coordinates(state.params, z, state.step)
 
     return feature_step

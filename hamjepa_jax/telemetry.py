@@ -1,4 +1,4 @@
-"""What a run says while it trains: a progress bar or plain lines, metrics.jsonl, and what is not finite."""
+"""What a run says while it trains: a progress bar or plain lines, metrics.jsonl, alarms, and what is not finite."""
 
 import contextlib
 import json
@@ -13,10 +13,11 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from hamjepa_jax.alarms import Alarms
 from hamjepa_jax.errors import NonFiniteError, StorageError
 
 # Not finite whenever a term is not; the terms are the better answer.
-CONSEQUENCES = ("loss", "gradient_norm")
+CONSEQUENCES = ("loss", "gradient_norm", "gradient_share_")
 ALWAYS_FINITE = ("skipped",)
 
 
@@ -50,6 +51,7 @@ class Telemetry:
         self._console = console
         self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
         self._views_per_step, self._every_steps = views_per_step, every_steps
+        self._alarms = Alarms(patience=max(steps_per_epoch, total_steps // 10))
         self._start: tuple[int, float] | None = None
         self._input_wait = 0.0
         self._progress = Progress(
@@ -112,7 +114,9 @@ class Telemetry:
         speed = self._views_per_step * (step - start_step) / (now - start_time) if step > start_step else None
 
         last = step + 1 == self._total_steps
+        warnings = []
         if (step + 1) % self._every_steps == 0 or last or not finite:
+            warnings = self._alarms.check(step, values) if finite else []
             record = {
                 "step": step,
                 "epoch": round((step + 1) / self._steps_per_epoch, 4),
@@ -120,6 +124,7 @@ class Telemetry:
                 "views_per_second": speed and round(speed, 1),
                 "input_wait": speed and round(self._input_wait / (now - start_time), 4),
                 **{name: value if math.isfinite(value) else str(value) for name, value in values.items()},
+                **({"warnings": warnings} if warnings else {}),
             }
             self._write(record)
             if not self._console.is_terminal:
@@ -131,6 +136,8 @@ class Telemetry:
             loss=f"{values['loss']:.4f}",
             speed=f"{speed:,.0f}" if speed else "–",
         )
+        for warning in warnings:
+            self._console.print(warning)
         if halted:
             raise NonFiniteError(step, _broken_terms(values))
         if not finite:
@@ -154,7 +161,7 @@ class Telemetry:
 
 def _broken_terms(values: Mapping[str, float]) -> list[str]:
     broken = [name for name, value in values.items() if not math.isfinite(value)]
-    terms = [name for name in values if name not in (*CONSEQUENCES, *ALWAYS_FINITE)]
+    terms = [name for name in values if not name.startswith((*CONSEQUENCES, *ALWAYS_FINITE))]
     broken_terms = [name for name in broken if name in terms]
     return ["every term"] if broken_terms == terms else broken_terms or broken or ["the updated parameters"]
 

@@ -272,7 +272,10 @@ def jit_train_step(config: ConfigDict, experiment: Experiment, setup: Setup) -> 
         donated, the learning rate of the update among the metrics.
     """
     train_step = make_train_step(
-        loss=setup.loss, optimizer=experiment.optimizer, max_skipped_steps=config.train.max_skipped_steps
+        loss=setup.loss,
+        optimizer=experiment.optimizer,
+        terms=experiment.objective.terms,
+        max_skipped_steps=config.train.max_skipped_steps,
     )
 
     def step_and_agree(state, key, step, requests, dataset, batch):

@@ -21,6 +21,8 @@ import pytest  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from hamjepa_jax.objectives import CovarianceFloor  # noqa: E402
+
 REPOSITORY = Path(__file__).parents[1]
 
 # The same examples in every run. An example may compile for seconds, so there is no deadline and nothing is shrunk.
@@ -76,9 +78,11 @@ def config_of(name: str, variant: str) -> ConfigDict:
     """A shipped config, with a model so small that a step takes milliseconds."""
     config = runpy.run_path(str(REPOSITORY / "configs" / f"{name}.py"))["get_config"](variant)
     config.data.batch_size = 32
-    config.model.widths, config.model.depths = (8, 8), (1, 1)
-    config.model.token_layer, config.model.token_d_f = 2, 4
-    config.model.dtype = "float32"
+    if config.model.name == "resnet":
+        config.model.widths, config.model.depths, config.model.token_layer = (8, 8), (1, 1), 2
+    else:
+        config.model.hidden_dim, config.model.depth, config.model.num_heads = 8, 1, 2
+    config.model.token_d_f, config.model.dtype = 4, "float32"
     config.predictor.hidden_dim = 8
     config.optimizer.warmup_epochs = 0
     config.train.epochs = 1
@@ -123,3 +127,38 @@ def photo_config(image_folder):
         return config
 
     return make
+
+
+@pytest.fixture(scope="session")
+def published_hamjepa():
+    """The settings of the two published forms of HamJEPA: keyword arguments of `objectives.hamjepa`."""
+    common = {
+        "detach_target": True,
+        "energy_weight": 0.0,
+        "budget_weight": 0.2,
+        "q_target": 1.0,
+        "p_target": 1.0,
+        "std_floor": 0.2,
+        "mean_weight": 0.05,
+    }
+    cifar100 = {
+        "match": "q",
+        "p_weight": 0.2,
+        "bidirectional": "inverse",
+        "variance_on": ("q", "p"),
+        "variance_weight": 0.5,
+        "logdet_weight": 0.5,
+        "covariance_floor_q": CovarianceFloor(-1.5, 0.12, 0.35),
+        "covariance_floor_p": CovarianceFloor(-1.5, 0.16, 0.30),
+    }
+    imagenet100 = {
+        "match": "qp",
+        "p_weight": 0.2,
+        "bidirectional": "swap",
+        "variance_on": ("q",),
+        "variance_weight": 1.0,
+        "logdet_weight": 1.0,
+        "covariance_floor_q": CovarianceFloor(-1.2, 0.25, 0.10),
+        "covariance_floor_p": CovarianceFloor(-1.2, 0.25, 0.10),
+    }
+    return {"cifar100": common | cifar100, "imagenet100": common | imagenet100}

@@ -13,6 +13,7 @@ import pytest
 
 from hamjepa_jax import build, sharding, train
 from hamjepa_jax.benchmarks import collectives, hlo
+from hamjepa_jax.stats import floors
 from hamjepa_jax.step import make_train_step
 
 # What a device does on its own is not looked at, so it need not be fast.
@@ -73,19 +74,20 @@ def step_of(digits_config, photo_config):
         model = config.model
         model.widths, model.depths, model.token_layer, model.token_hw = (12, 24), (1, 1), 2, 4
         config.predictor.num_steps = NUM_STEPS
-        if config.objective.name == "hamjepa":
-            # The rank must not depend on the size of the batch.
-            config.objective.projection_rank = PROJECTION_RANK
-        else:
-            config.objective.num_directions, config.objective.num_points = NUM_DIRECTIONS, NUM_POINTS
+        if case.variant == "sigreg":
+            sigreg = config.objective.regularizers.sigreg
+            sigreg.num_directions, sigreg.test.num_points = NUM_DIRECTIONS, NUM_POINTS
         config.update_from_flattened_dict(dict(case.changes))
         experiment = build.experiment(config)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sharding, "MIN_SHARDED_SIZE", 256)
+            # The rank must not depend on the size of the batch.
+            patch.setattr(floors, "projection_rank", lambda *sizes: PROJECTION_RANK)
             setup = train.set_up(config, experiment)
-        train_step = make_train_step(loss=setup.loss, optimizer=experiment.optimizer)
-        data = collectives.abstract_data(config.data, setup.mesh, resident=case.resident)
-        lowered = collectives.lower(train_step, setup.abstract_state, setup.shardings, setup.mesh, data)
+            terms = experiment.objective.terms
+            train_step = make_train_step(loss=setup.loss, optimizer=experiment.optimizer, terms=terms)
+            data = collectives.abstract_data(config.data, setup.mesh, resident=case.resident)
+            lowered = collectives.lower(train_step, setup.abstract_state, setup.shardings, setup.mesh, data)
         arrays = {}
         found = hlo.collectives(lowered.compile(COMPILER_OPTIONS).as_text())
         for collective in found:
@@ -144,6 +146,8 @@ def test_the_gradient_of_every_kernel_is_reduced_once_for_every_use(step_of, nam
     if "hamjepa" in case.variant:
         expected[PROJECTION_RANK, PROJECTION_RANK] += 2
     else:
+        # The covariance that is watched.
+        expected[PROJECTION_RANK, PROJECTION_RANK] += 1
         # Means of cosines and sines of two views at every knot but the first.
         expected[plain((2, NUM_DIRECTIONS))] += 2 * (NUM_POINTS - 1)
     assert reduced_matrices(step) == expected
@@ -165,6 +169,10 @@ def test_statistics_are_few_small_sums(step_of, name):
         vectors = sum(leaf.size for leaf in jax.tree.leaves(step.params["predictor"]) if len(plain(leaf.shape)) <= 1)
         numbers += 2 * 6 * step.half_dim + 2 * step.half_dim + vectors
         launched += 2 * 4
+    else:
+        # What is watched: mean and mean square of every coordinate, and the mean before the covariance.
+        numbers += 3 * 2 * step.half_dim
+        launched += 3
     scalars, gradients = 16, 2
     found = sum(
         math.prod(array.shape) * count

@@ -18,6 +18,7 @@ from hamjepa_jax.step import make_loss
 
 STEP = 3
 VARIANTS = ("hamjepa", "sigreg")
+EVERYTHING = "every regularizer"
 MESHES = [(2, 1), (4, 1), (8, 1), (1, 2), (2, 2), (4, 2)]
 EXAMPLE_IDS = np.arange(32, dtype=np.int32)
 
@@ -32,12 +33,28 @@ def config_of(digits_config):
     """A function from a variant to its config, with every term of the loss at work and well conditioned."""
 
     def make(variant):
+        if variant == EVERYTHING:
+            config = digits_config("rotation")
+            # Rank tests sort the batch, and are as exact as their ranks.
+            others = ("hamsigreg_learnable", "vicreg", "barlow_twins", "bhep", "anderson_darling", "moments")
+            config.objective.regularizers = {
+                name: {**term, "on": on, "weight": 0.1}
+                for other, on in zip(others, ("z", "q", "p", "q", "p", "qp"), strict=True)
+                for name, term in digits_config(other).objective.regularizers.to_dict().items()
+            }
+            config.objective.prediction.pairing = "center"
+            config.predictor.width = 3
+            return config
         config = digits_config(variant)
         if variant == "hamjepa":
-            config.objective.projection_rank = 8
-            config.objective.q_target, config.objective.std_floor, config.objective.logdet_floor = 2.0, 2.0, 1.0
-            config.objective.participation_floor_q = config.objective.participation_floor_p = 0.95
-            config.objective.eigmax_ceiling_q = config.objective.eigmax_ceiling_p = 0.05
+            for term in config.objective.regularizers.values():
+                if term.name == "mean_square":
+                    term.target = 2.0
+                elif term.name == "variance_floor":
+                    term.std_floor = 2.0
+                elif term.name == "covariance_floor":
+                    term.max_rank, term.logdet_floor = 8, 1.0
+                    term.participation_floor, term.eigmax_ceiling = 0.95, 0.05
         return config
 
     return make
@@ -113,15 +130,15 @@ def expected(config_of):
     return cache(lambda variant, encoder=None: without_a_mesh(config_of(variant), encoder=encoder))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_every_term_is_at_work(expected, variant):
-    terms = {"hamjepa": ("prediction", "budget", "variance", "logdet", "mean"), "sigreg": ("prediction", "sigreg")}
-    for term in terms[variant]:
+@pytest.mark.parametrize("variant", [*VARIANTS, EVERYTHING])
+def test_every_term_is_at_work(config_of, expected, variant):
+    for term in ("prediction", *config_of(variant).objective.regularizers):
         assert expected(variant)["terms"][term] > 1e-4, term
 
 
-@pytest.mark.parametrize(("data", "fsdp"), MESHES)
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("variant", "data", "fsdp"), [*((variant, *mesh) for variant in VARIANTS for mesh in MESHES), (EVERYTHING, 4, 2)]
+)
 def test_any_number_of_devices(config_of, expected, variant, data, fsdp):
     assert_same(on_a_mesh(config_of(variant), data=data, fsdp=fsdp), expected(variant))
 

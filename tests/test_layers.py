@@ -12,7 +12,10 @@ FORBIDDEN = {
     "dynamics": (*FRAMEWORKS, ".models", ".data", ".sharding", ".objectives", ".train", ".stats"),
     "stats": (*FRAMEWORKS, ".models", ".data", ".sharding", ".objectives", ".train"),
     "models": (*FRAMEWORKS[1:], ".objectives", ".data", ".train", ".step"),
-    "objectives": ("flax", *FRAMEWORKS[2:], ".models", ".data", ".train"),
+    **dict.fromkeys(
+        ["objectives", "prediction", "regularizers"], ("flax", *FRAMEWORKS[2:], ".models", ".data", ".train")
+    ),
+    "experiments": (*FRAMEWORKS, ".main", ".train", ".build", ".models", ".data"),
     **dict.fromkeys(
         [f"data/{name}" for name in ("sources", "images", "tfds_source", "image_folder", "loading", "pipeline")],
         ("jax", "flax"),
@@ -26,7 +29,10 @@ ONLY_IN = {
     "ml_collections": (
         "build",
         "build_data",
+        "build_model",
+        "build_objective",
         "build_views",
+        "recipes",
         "train",
         "evaluation/run",
         "main",

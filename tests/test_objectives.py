@@ -51,52 +51,6 @@ def mse(x, y):
     return jnp.mean(jnp.square(x - y))
 
 
-def test_matching_error_by_hand():
-    prediction, target = jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 4.0]])
-    assert objectives.matching_error(prediction, target, match="q", p_weight=0.2) == pytest.approx(1 + 0.2 * 4)
-    assert objectives.matching_error(prediction, target, match="qp", p_weight=0.2) == pytest.approx(2.5)
-
-
-@pytest.mark.parametrize("bidirectional", objectives.PREDICTIONS)
-def test_prediction_pairs_the_first_two_views(bidirectional):
-    z = views()
-    ahead = FLOW.apply(PARAMS, z[0])
-    other = {
-        "inverse": FLOW.apply(PARAMS, z[1], direction=-1),
-        "swap": FLOW.apply(PARAMS, z[1]),
-    }.get(bidirectional)
-    expected = mse(ahead, z[1]) if other is None else 0.5 * (mse(ahead, z[1]) + mse(other, z[0]))
-    loss, metrics = hamjepa(z, bidirectional=bidirectional)
-    assert loss == metrics["prediction"] == pytest.approx(expected)
-
-
-def test_inverse_prediction_vanishes_when_the_flow_explains_the_views():
-    z0 = views()[0]
-    z = jnp.stack([z0, FLOW.apply(PARAMS, z0)])
-    assert hamjepa(z, bidirectional="inverse")[0] == pytest.approx(0, abs=1e-24)
-    assert hamjepa(z, bidirectional="swap")[0] > 0.1
-
-
-def test_gradient_stops_at_detached_targets():
-    def loss(z, detach_target):
-        return hamjepa(z, bidirectional="none", detach_target=detach_target)[0]
-
-    detached, attached = (jax.grad(loss)(views(), flag) for flag in (True, False))
-    np.testing.assert_array_equal(detached[1], 0)
-    np.testing.assert_allclose(detached[0], attached[0])
-    assert jnp.abs(attached[1]).max() > 1e-3
-
-
-def test_energy_consistency_compares_before_and_after():
-    coarse = predictors.hamiltonian_flow(ENERGY, step_size=0.9, num_steps=1, scheme="explicit_euler")
-    z = views()
-    without, _ = hamjepa(z, predictor=coarse, bidirectional="none")
-    with_energy, _ = hamjepa(z, predictor=coarse, bidirectional="none", energy_weight=0.7)
-    # One explicit Euler step multiplies the oscillator's energy by 1 + τ².
-    energy = ENERGY.value(PARAMS, *predictors.split_state(z[0]))
-    assert with_energy - without == pytest.approx(0.7 * jnp.mean((0.81 * energy) ** 2))
-
-
 @pytest.mark.parametrize(
     ("weight", "term"),
     [
@@ -126,19 +80,63 @@ def test_variance_floor_acts_only_where_it_is_asked_to():
 
 def test_lejepa_by_hand():
     z = jnp.array([[[0.0]], [[2.0]], [[4.0]]])
-    assert objectives.lejepa_prediction(z, num_global_views=2) == pytest.approx((1 + 1 + 9) / 3)
     directions = jnp.ones((1, 1))
     settings = {"num_global_views": 2, "sigreg_weight": 0.02, "num_points": 9}
     sigreg = slicing.sigreg(z, directions, num_points=9)
+    # Distances 1, 1 and 3 from the mean of the first two.
     assert objectives.lejepa(z, directions, **settings)[0] == pytest.approx(0.5 * 11 / 3 + 0.02 * sigreg)
-    convex = objectives.lejepa(z, directions, form="convex", **settings)[0]
+    convex, metrics = objectives.lejepa(z, directions, form="convex", **settings)
     assert convex == pytest.approx(0.98 * 11 / 3 + 0.02 * sigreg)
+    assert metrics["prediction"] == pytest.approx(11 / 3)
+
+
+def test_hamjepa_predicts_the_first_two_views_of_any_number():
+    z = views(num_views=3)
+    ahead, back = FLOW.apply(PARAMS, z[0]), FLOW.apply(PARAMS, z[1], direction=-1)
+    expected = 0.5 * jnp.mean((ahead - z[1]) ** 2) + 0.5 * jnp.mean((back - z[0]) ** 2)
+    loss, metrics = hamjepa(z)
+    assert loss == metrics["prediction"] == pytest.approx(expected)
+
+
+def test_terms_add_up_and_those_of_weight_zero_are_only_watched():
+    z = views()
+    terms = {
+        "square": objectives.Term(2.0, lambda z: (jnp.sum(z**2), {"largest": jnp.max(z)})),
+        "fourth": objectives.Term(0.0, lambda z: (jnp.sum(z**4), {})),
+    }
+    (loss, metrics), gradient = jax.value_and_grad(objectives.weighted_sum, has_aux=True)(z, terms)
+    assert loss == pytest.approx(2 * jnp.sum(z**2))
+    assert metrics["fourth"] == pytest.approx(jnp.sum(z**4))
+    assert metrics["largest"] == jnp.max(z)
+    np.testing.assert_allclose(gradient, 4 * z)
+
+
+def test_taps_let_out_the_norm_of_each_terms_gradient():
+    z = views()
+    terms = {
+        "square": objectives.Term(2.0, lambda z: (jnp.sum(z**2), {})),
+        "fourth": objectives.Term(0.1, lambda z: (jnp.sum(z**4), {})),
+    }
+    taps = dict.fromkeys(terms, jnp.zeros(()))
+
+    def loss(z, taps):
+        return objectives.weighted_sum(z, terms, taps=taps)[0]
+
+    gradient, squared_norms = jax.grad(loss, argnums=(0, 1))(z, taps)
+    np.testing.assert_allclose(gradient, 4 * z + 0.4 * z**3)
+    assert squared_norms["square"] == pytest.approx(jnp.sum((4 * z) ** 2))
+    assert squared_norms["fourth"] == pytest.approx(jnp.sum((0.4 * z**3) ** 2))
+
+
+def test_a_loss_of_bfloat16_embeddings_is_float32():
+    terms = {"square": objectives.Term(1.0, lambda z: (jnp.mean(z**2), {}))}
+    assert objectives.weighted_sum(views().astype(jnp.bfloat16), terms)[0].dtype == jnp.float32
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"match": "p"}, "match: 'p' is unknown; known: q, qp"),
+        ({"match": "p"}, "match: 'p' is unknown; known: q, qp, z"),
         ({"bidirectional": "both"}, "bidirectional: 'both' is unknown; known: none, inverse, swap"),
         ({"variance_on": ("z",)}, "variance_on: z is unknown; known: q, p"),
         ({"energy": None, "energy_weight": 1.0}, "energy_weight: the predictor has no energy"),

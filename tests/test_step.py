@@ -7,20 +7,28 @@ from flax import linen as nn
 from hamjepa_jax import build, feed
 from hamjepa_jax.build_views import Dataset
 from hamjepa_jax.models.batch_norm import BatchNorm
+from hamjepa_jax.objectives import Objective
 from hamjepa_jax.step import embed_views, make_loss, make_train_step
 
 
 def build_step(config, objective=None):
     """The jitted train step of a config, its initial state, and the data set."""
     experiment = build.experiment(config)
+    objective = objective or experiment.objective
     loss = make_loss(
         encoder=experiment.encoder,
         views=experiment.views,
-        objective=objective or experiment.objective,
+        objective=objective,
         microbatches=config.train.microbatches,
     )
-    max_skipped_steps = config.train.max_skipped_steps
-    step = jax.jit(make_train_step(loss=loss, optimizer=experiment.optimizer, max_skipped_steps=max_skipped_steps))
+    step = jax.jit(
+        make_train_step(
+            loss=loss,
+            optimizer=experiment.optimizer,
+            terms=objective.terms,
+            max_skipped_steps=config.train.max_skipped_steps,
+        )
+    )
     dataset = jax.tree.map(jnp.asarray, feed.whole(experiment.train_source))
     return step, experiment.initial_state(jax.random.key(0)), dataset
 
@@ -65,14 +73,36 @@ def test_running_statistics_see_the_views_of_every_resolution_in_turn():
         np.testing.assert_allclose(mean, 0.9 * 0.1 * 1.0 + 0.1 * 3.0, rtol=1e-6)
 
 
+def test_the_shares_of_the_gradient_are_those_of_each_term_alone(digits_config):
+    config = digits_config()
+    step, state, dataset = build_step(config)
+    metrics = step(state, jax.random.key(1), 0, dataset, np.arange(32))[1]
+    shares = {name: float(value) for name, value in metrics.items() if name.startswith("gradient_share_")}
+    assert len(shares) == 8
+    assert sum(shares.values()) == pytest.approx(1.0, rel=1e-5)
+
+    experiment = build.experiment(config)
+    view_key, objective_key = jax.random.split(jax.random.key(1))
+    views = experiment.views(jax.random.fold_in(view_key, 0), dataset, np.arange(32))
+    z, _ = embed_views(experiment.encoder, state.params["encoder"], state.batch_stats, views)
+
+    def weighted(name):
+        weight = 1.0 if name == "prediction" else config.objective.regularizers[name].weight
+        return lambda z: weight * experiment.objective.loss(state.params, z, key=objective_key, step=0)[1][name]
+
+    norms = {name: jnp.linalg.norm(jax.grad(weighted(name))(z)) for name in experiment.objective.terms}
+    for name, norm in norms.items():
+        assert shares[f"gradient_share_{name}"] == pytest.approx(float(norm / sum(norms.values())), rel=1e-3, abs=1e-6)
+
+
 def broken_in(*steps):
     """An objective that is not finite in some steps."""
 
-    def objective(predictor_params, z, *, key, step):
-        loss = jnp.sum(jnp.square(z)) * jnp.where(jnp.isin(step, jnp.array(steps)), jnp.nan, 1.0)
-        return loss, {"term": loss}
+    def loss(params, z, *, key, step, taps):
+        value = jnp.sum(jnp.square(z)) * jnp.where(jnp.isin(step, jnp.array(steps)), jnp.nan, 1.0)
+        return value, {"term": value}
 
-    return objective
+    return Objective(init=lambda key: {}, loss=loss, terms=(), coordinates=None)
 
 
 def assert_same(tree, expected):
@@ -136,7 +166,7 @@ def test_an_update_whose_result_is_not_finite_is_not_made(digits_config):
     assert_same(kept, state)
 
 
-@pytest.mark.parametrize("variant", ["hamjepa", "sigreg"])
+@pytest.mark.parametrize("variant", ["hamjepa", "hamsigreg_learnable"])
 def test_nothing_is_recompiled_or_transferred_between_steps(digits_config, variant):
     step, state, dataset = build_step(digits_config(variant))
     keys = jax.random.split(jax.random.key(1), 3)
@@ -152,12 +182,15 @@ def test_nothing_is_recompiled_or_transferred_between_steps(digits_config, varia
     assert metrics["finite"]
 
 
-@pytest.mark.parametrize(("variant", "microbatches"), [("hamjepa", 1), ("hamjepa", 2), ("sigreg", 1)])
+@pytest.mark.parametrize(
+    ("variant", "microbatches"),
+    [("hamjepa", 1), ("hamjepa", 2), ("sigreg", 1), ("hamsigreg_learnable", 1), ("rotation", 1), ("vicreg", 1)],
+)
 def test_the_step_has_no_double_precision_and_does_not_call_the_host(
     digits_config, equations, double_precision, variant, microbatches
 ):
     config = digits_config(variant)
-    config.train.microbatches = microbatches
+    config.train.microbatches, config.predictor.width = microbatches, 2
     shapes = (
         jax.eval_shape(build.experiment(config).initial_state, jax.random.key(0)),
         jax.eval_shape(jax.random.key, 0),

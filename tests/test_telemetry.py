@@ -134,3 +134,23 @@ def test_a_process_that_writes_nothing_records_all_the_same():
     with log:
         assert log.record(0, metrics(loss=3.0))["loss"] == 3.0
     assert "step 1/6" in output.getvalue()
+
+
+def test_the_shares_of_the_gradient_are_not_blamed_for_a_term_that_is_not_finite(tmp_path):
+    log, _ = telemetry(tmp_path / "log")
+    with log, pytest.raises(NonFiniteError) as error:
+        log.record(0, metrics(loss=math.nan, logdet=math.nan, mean=1.0, gradient_share_mean=math.nan))
+    assert error.value.terms == ["logdet"]
+
+
+def test_what_is_wrong_for_a_tenth_of_the_run_is_said_and_logged(tmp_path):
+    log, output = telemetry(tmp_path / "log")
+    with log:
+        for step in range(6):
+            log.record(step, metrics(gradient_share_mean=0.0))
+    # An epoch is longer than a tenth of this run.
+    warnings = {record["step"]: record.get("warnings") for record in records(tmp_path / "log")}
+    (warning,) = warnings.pop(3)
+    assert "the term 'mean' does not act" in warning
+    assert warning in " ".join(output.getvalue().split())
+    assert set(warnings.values()) == {None}

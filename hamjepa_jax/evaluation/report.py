@@ -35,7 +35,8 @@ def print_table(metrics: Mapping[str, Any], console: Console) -> None:
     for name, scores in rows.items():
         accuracies = [*scores["knn"]["top1"], scores["linear_probe"]["top1"], scores["few_label_probe"]["top1"]]
         table.add_row(
-            name,
+            # The title has the variant.
+            name.removeprefix(f"{metrics['variant']} "),
             str(scores["dim"]),
             *(f"{100 * accuracy:.1f}" for accuracy in accuracies),
             f"{scores['spectrum']['effective_rank']:.1f}",

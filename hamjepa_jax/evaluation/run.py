@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from hamjepa_jax.data.pipeline import blocks
 from hamjepa_jax.data.sources import ArraySource, Source
 from hamjepa_jax.errors import StorageError, require, require_known
 from hamjepa_jax.evaluation import report
-from hamjepa_jax.evaluation.features import Features, coordinates, extract_features
+from hamjepa_jax.evaluation.features import Features, extract_features, in_order
 from hamjepa_jax.evaluation.knn import knn_accuracy
 from hamjepa_jax.evaluation.probe import few_label_probe, linear_probe
 from hamjepa_jax.evaluation.spectra import spectrum
@@ -81,20 +82,22 @@ def evaluate(
         What metrics.json holds: {"step", "seed", "variant", "features": {name: scores}, "baselines": {"pixels": scores,
         "random_encoder": scores}}. The untrained encoder is judged in the first, the headline coordinate.
     """
-    feature_step = jax.jit(make_feature_step(encoder=experiment.encoder, preprocess=experiment.preprocess))
-
-    def embed_with(state: TrainState) -> Callable[[jax.Array], jax.Array]:
-        return lambda images: feature_step(state.params["encoder"], state.batch_stats, images)
-
-    encoders = {"trained": embed_with(state), "untrained": embed_with(untrained)}
+    feature_step = jax.jit(
+        make_feature_step(
+            encoder=experiment.encoder,
+            preprocess=experiment.preprocess,
+            coordinates=experiment.objective.coordinates,
+        )
+    )
+    encoders = {"trained": partial(feature_step, state), "untrained": partial(feature_step, untrained)}
     train, test = (
         _features(config, source, encoders, console, name)
         for source, name in ((experiment.train_source, "training"), (experiment.test_source, "test"))
     )
     labels, num_classes = (train.labels, test.labels), experiment.train_source.num_classes
-    split_qp = config.objective.name == "hamjepa"
     features, random_features = (
-        _train_test_coordinates(train.embeddings[name], test.embeddings[name], split_qp=split_qp) for name in encoders
+        {on: (train.coordinates[name][on], test.coordinates[name][on]) for on in in_order(train.coordinates[name])}
+        for name in encoders
     )
     headline = next(iter(features))
     baselines = {"pixels": (train.pixels, test.pixels), "random_encoder": random_features[headline]}
@@ -174,8 +177,3 @@ def _features(
         disable=not console.is_terminal,
     )
     return extract_features(encoders, bar, block_size=block_size)
-
-
-def _train_test_coordinates(train_z: np.ndarray, test_z: np.ndarray, *, split_qp: bool) -> dict[str, TrainTest]:
-    train, test = (coordinates(z, split_qp=split_qp) for z in (train_z, test_z))
-    return {name: (train[name], test[name]) for name in train}

@@ -18,6 +18,23 @@ def _rows(x: jax.Array) -> jax.Array:
     return shared_first.astype(jnp.promote_types(x.dtype, jnp.float32)).reshape(-1, x.shape[-1])
 
 
+def mean_square(x: jax.Array, *, target: float = 1.0) -> tuple[jax.Array, Statistics]:
+    """Holds the mean square of all coordinates at a target, (mean x² − c)²: half of the energy budget.
+
+    Args:
+        x: samples (..., d).
+        target: target c.
+
+    Returns:
+        The loss, and {"mean_square"}.
+
+    References:
+        Jenkinson Alvarez, "Beyond Isotropy in JEPAs", arXiv 2605.20107.
+    """
+    found = jnp.mean(jnp.square(_rows(x)))
+    return jnp.square(found - target), {"mean_square": found}
+
+
 def energy_budget(z: jax.Array, *, q_target: float = 1.0, p_target: float = 1.0) -> tuple[jax.Array, Statistics]:
     """Holds the mean squares of positions and momenta at their targets, (mean q² − c_q)² + (mean p² − c_p)².
 
@@ -32,10 +49,25 @@ def energy_budget(z: jax.Array, *, q_target: float = 1.0, p_target: float = 1.0)
     References:
         Jenkinson Alvarez, "Beyond Isotropy in JEPAs", arXiv 2605.20107.
     """
-    q, p = jnp.split(_rows(z), 2, axis=-1)
-    q_mean_square, p_mean_square = jnp.mean(jnp.square(q)), jnp.mean(jnp.square(p))
-    loss = jnp.square(q_mean_square - q_target) + jnp.square(p_mean_square - p_target)
-    return loss, {"q_mean_square": q_mean_square, "p_mean_square": p_mean_square}
+    q, p = jnp.split(z, 2, axis=-1)
+    q_loss, q_found = mean_square(q, target=q_target)
+    p_loss, p_found = mean_square(p, target=p_target)
+    return q_loss + p_loss, {"q_mean_square": q_found["mean_square"], "p_mean_square": p_found["mean_square"]}
+
+
+def zero_mean(x: jax.Array) -> tuple[jax.Array, Statistics]:
+    """Holds the mean of the samples at zero, ‖mean x‖²/d.
+
+    Args:
+        x: samples (..., d).
+
+    Returns:
+        The loss, and no statistics.
+
+    References:
+        Jenkinson Alvarez, "Beyond Isotropy in JEPAs", arXiv 2605.20107.
+    """
+    return jnp.mean(jnp.square(jnp.mean(_rows(x), axis=0))), {}
 
 
 def variance_floor(x: jax.Array, *, std_floor: float, eps: float = 1e-4) -> tuple[jax.Array, Statistics]:
@@ -76,30 +108,17 @@ def projection_rank(dim: int, num_rows: int, max_rank: int = 128) -> int:
     return min(max_rank, dim, num_rows - 1)
 
 
-def covariance_floor(
-    x: jax.Array,
-    projection: jax.Array,
-    *,
-    logdet_floor: float,
-    participation_floor: float | None = None,
-    eigmax_ceiling: float | None = None,
-    eps: float = 1e-4,
-) -> tuple[jax.Array, Statistics]:
-    """Keeps a projected covariance away from collapse onto few directions.
-
-    relu(ℓ₀ − logdet C/k)² + relu(r₀ − PR/k)² + relu(λmax/tr C − m₀)², with C = cov(xR) + ε·I (divisor N − 1) and
-    the participation ratio PR = (tr C)²/(‖C‖²_F + 1e-12).
+def covariance_statistics(x: jax.Array, projection: jax.Array, *, eps: float = 1e-4) -> Statistics:
+    """How far a projected covariance C = cov(xR) + ε·I (divisor N − 1) is from collapse onto few directions.
 
     Args:
         x: samples (..., d), all rows pooled.
         projection: R, orthonormal columns (d, k).
-        logdet_floor: floor ℓ₀ of the log-determinant per dimension, in nats.
-        participation_floor: floor r₀ of PR/k, in [0, 1]; None leaves the term out.
-        eigmax_ceiling: ceiling m₀ of the largest eigenvalue's share, in [0, 1]; None leaves the term out.
         eps: ridge ε.
 
     Returns:
-        The loss, and {"logdet", "participation", "eigmax"}: logdet C/k, PR/k and λmax/tr C.
+        {"logdet", "participation", "eigmax"}: logdet C/k in nats, the participation ratio (tr C)²/(‖C‖²_F + 1e-12)
+        per dimension, and λmax/tr C.
 
     References:
         Jenkinson Alvarez, "Beyond Isotropy in JEPAs", arXiv 2605.20107.
@@ -112,11 +131,42 @@ def covariance_floor(
     covariance = 0.5 * (covariance + covariance.T) + eps * jnp.eye(rank, dtype=x.dtype)
     trace = jnp.trace(covariance)
     eigenvalues = jnp.linalg.eigvalsh(covariance)
-    statistics = {
+    return {
         "logdet": jnp.linalg.slogdet(covariance)[1] / rank,
         "participation": trace**2 / (jnp.sum(jnp.square(covariance)) + 1e-12) / rank,
         "eigmax": eigenvalues[-1] / trace,
     }
+
+
+def covariance_floor(
+    x: jax.Array,
+    projection: jax.Array,
+    *,
+    logdet_floor: float,
+    participation_floor: float | None = None,
+    eigmax_ceiling: float | None = None,
+    eps: float = 1e-4,
+) -> tuple[jax.Array, Statistics]:
+    """Keeps a projected covariance away from collapse onto few directions.
+
+    relu(ℓ₀ − logdet C/k)² + relu(r₀ − PR/k)² + relu(λmax/tr C − m₀)², C and the participation ratio PR being those
+    of `covariance_statistics`.
+
+    Args:
+        x: samples (..., d), all rows pooled.
+        projection: R, orthonormal columns (d, k).
+        logdet_floor: floor ℓ₀ of the log-determinant per dimension, in nats.
+        participation_floor: floor r₀ of PR/k, in [0, 1]; None leaves the term out.
+        eigmax_ceiling: ceiling m₀ of the largest eigenvalue's share, in [0, 1]; None leaves the term out.
+        eps: ridge ε.
+
+    Returns:
+        The loss, and what `covariance_statistics` returns.
+
+    References:
+        Jenkinson Alvarez, "Beyond Isotropy in JEPAs", arXiv 2605.20107.
+    """
+    statistics = covariance_statistics(x, projection, eps=eps)
     loss = jnp.square(jax.nn.relu(logdet_floor - statistics["logdet"]))
     if participation_floor is not None:
         loss += jnp.square(jax.nn.relu(participation_floor - statistics["participation"]))

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 
 from hamjepa_jax.data.loading import EvaluationBlock
-from hamjepa_jax.evaluation.features import coordinates, extract_features
+from hamjepa_jax.evaluation.features import extract_features, in_order
 
 
 def test_features_do_not_depend_on_the_blocks():
@@ -11,7 +11,7 @@ def test_features_do_not_depend_on_the_blocks():
 
     def embed(block):
         shapes.append(block.shape)
-        return jax.numpy.asarray(block, "float32").reshape(len(block), -1)
+        return {"whole": jax.numpy.asarray(block, "float32").reshape(len(block), -1)}
 
     def blocks(*ends):
         for part in np.split(np.arange(11), ends):
@@ -20,19 +20,17 @@ def test_features_do_not_depend_on_the_blocks():
     whole = images.reshape(11, -1).astype(np.float32)
     # The last block is short, and one in the middle is too where an image could not be read.
     for block_size, ends in ((4, (4, 8)), (11, ()), (5, (5, 9))):
-        features = extract_features({"a": embed, "b": lambda x: 2 * embed(x)}, blocks(*ends), block_size=block_size)
-        np.testing.assert_array_equal(features.embeddings["a"], whole)
-        np.testing.assert_array_equal(features.embeddings["b"], 2 * whole)
+        features = extract_features(
+            {"a": embed, "b": lambda x: {"twice": 2 * embed(x)["whole"]}}, blocks(*ends), block_size=block_size
+        )
+        np.testing.assert_array_equal(features.coordinates["a"]["whole"], whole)
+        np.testing.assert_array_equal(features.coordinates["b"]["twice"], 2 * whole)
         np.testing.assert_array_equal(features.pixels, images[:, :1].reshape(11, -1) / np.float32(255))
         np.testing.assert_array_equal(features.labels, np.arange(11))
     # One shape, and so one compilation, for all the blocks of a pass.
     assert shapes == [(4, 2, 2, 1)] * 6 + [(11, 2, 2, 1)] * 2 + [(5, 2, 2, 1)] * 6
 
 
-def test_coordinates_split_the_state_with_the_headline_first():
-    z = np.arange(8.0).reshape(2, 4)
-    split = coordinates(z, split_qp=True)
-    assert list(split) == ["q", "p", "qp"]
-    np.testing.assert_array_equal(split["q"], z[:, :2])
-    np.testing.assert_array_equal(split["p"], z[:, 2:])
-    assert list(coordinates(z, split_qp=False)) == ["whole"]
+def test_the_headline_comes_first():
+    assert in_order({"sqrt_h", "qp", "p", "q"}) == ["q", "p", "qp", "sqrt_h"]
+    assert in_order({"sqrt_h", "whole"}) == ["whole", "sqrt_h"]

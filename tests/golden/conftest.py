@@ -9,8 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hamjepa_jax.objectives import CovarianceFloor
-
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4}
 
 
@@ -84,38 +82,3 @@ def seeded_state_dict():
         return arrays
 
     return draw
-
-
-@pytest.fixture(scope="session")
-def published_hamjepa():
-    """The settings of the two published forms of HamJEPA: keyword arguments of `objectives.hamjepa`."""
-    common = {
-        "detach_target": True,
-        "energy_weight": 0.0,
-        "budget_weight": 0.2,
-        "q_target": 1.0,
-        "p_target": 1.0,
-        "std_floor": 0.2,
-        "mean_weight": 0.05,
-    }
-    cifar100 = {
-        "match": "q",
-        "p_weight": 0.2,
-        "bidirectional": "inverse",
-        "variance_on": ("q", "p"),
-        "variance_weight": 0.5,
-        "logdet_weight": 0.5,
-        "covariance_floor_q": CovarianceFloor(-1.5, 0.12, 0.35),
-        "covariance_floor_p": CovarianceFloor(-1.5, 0.16, 0.30),
-    }
-    imagenet100 = {
-        "match": "qp",
-        "p_weight": 0.2,
-        "bidirectional": "swap",
-        "variance_on": ("q",),
-        "variance_weight": 1.0,
-        "logdet_weight": 1.0,
-        "covariance_floor_q": CovarianceFloor(-1.2, 0.25, 0.10),
-        "covariance_floor_p": CovarianceFloor(-1.2, 0.25, 0.10),
-    }
-    return {"cifar100": common | cifar100, "imagenet100": common | imagenet100}

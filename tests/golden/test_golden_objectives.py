@@ -5,6 +5,7 @@ import pytest
 
 from hamjepa_jax import objectives
 from hamjepa_jax.dynamics import energies, predictors
+from hamjepa_jax.prediction import prediction_error
 
 ENERGY = energies.separable_mlp(hidden_dim=20, depth=2, base_coeff=0.1)
 FLOW = predictors.hamiltonian_flow(ENERGY, step_size=0.05, num_steps=2)
@@ -44,9 +45,11 @@ def test_hamjepa(golden, precision, published_hamjepa, form):
 
 def test_lejepa_prediction(golden, precision):
     numbers = golden("objectives")
-    num_global_views = int(numbers["lejepa_num_global"])
+    directions = precision.arrays(jax.numpy.eye(numbers["z_views"].shape[-1]))
     value, gradient = jax.value_and_grad(
-        lambda z: 0.5 * objectives.lejepa_prediction(z, num_global_views=num_global_views)
+        lambda z: objectives.lejepa(
+            z, directions, num_global_views=int(numbers["lejepa_num_global"]), sigreg_weight=0.0
+        )[0]
     )(precision.arrays(numbers["z_views"]))
     precision.assert_close(value, numbers["lejepa_prediction"])
     precision.assert_close(gradient, numbers["lejepa_grad_z"])
@@ -56,10 +59,12 @@ def test_energy_consistency(golden, precision):
     numbers = golden("objectives")
     z, params = precision.arrays((numbers["z_views"], params_of(numbers, "param")))
     prediction = partial(
-        objectives.hamiltonian_prediction,
+        prediction_error,
         predictor=FLOW,
         energy=ENERGY,
         residual_scale=0.02,
+        pairing="first_two",
+        num_global_views=2,
         match="qp",
         p_weight=0.2,
         bidirectional="inverse",

@@ -46,15 +46,19 @@ def encoder_of(recipe, dtype):
     )
 
 
+def objective_of(loss):
+    return objectives.Objective(init=lambda key: {}, loss=loss, terms=(), coordinates=None)
+
+
 def lejepa_objective(seed, precision):
     """LeJEPA with the directions of every step."""
     directions = np.stack([standard_normal(seed, 800 + step, shape=(2048, 64)) for step in range(TOTAL_STEPS)])
     directions = precision.arrays(directions / np.linalg.norm(directions, axis=1, keepdims=True))
 
-    def objective(params, z, *, key, step):
-        return objectives.lejepa(z, directions[step], num_global_views=2, sigreg_weight=0.02, num_points=9)
+    def loss(params, z, *, key, step, taps):
+        return objectives.lejepa(z, directions[step], num_global_views=2, sigreg_weight=0.02, num_points=9, taps=taps)
 
-    return objective
+    return objective_of(loss)
 
 
 def hamjepa_objective(seed, precision, *, ramp_epochs, **settings):
@@ -65,19 +69,20 @@ def hamjepa_objective(seed, precision, *, ramp_epochs, **settings):
         precision.arrays(np.linalg.qr(standard_normal(seed, stream, shape=(1024, 23)))[0]) for stream in (501, 502)
     )
 
-    def objective(params, z, *, key, step):
+    def loss(params, z, *, key, step, taps):
         residual_scale = 0.02 * jnp.minimum(1.0, (step // STEPS_PER_EPOCH + 1) / ramp_epochs)
         return objectives.hamjepa(
             z,
-            params,
+            params["predictor"],
             predictor=flow,
             projection_q=projection_q,
             projection_p=projection_p,
             residual_scale=residual_scale,
+            taps=taps,
             **settings,
         )
 
-    return objective
+    return objective_of(loss)
 
 
 def optimizer_of(recipe):

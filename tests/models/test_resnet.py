@@ -7,7 +7,7 @@ import pytest
 from flax import traverse_util
 
 from hamjepa_jax.models.batch_norm import BatchNorm
-from hamjepa_jax.models.resnet import ResNetEncoder, adaptive_average_pool
+from hamjepa_jax.models.resnet import ResNetEncoder
 from hamjepa_jax.step import embed_views
 
 SMALL = {
@@ -93,14 +93,6 @@ def test_batch_norm_by_hand(float64):
     np.testing.assert_allclose(updated["batch_stats"]["var"], [0.9 + 0.1 * 2])
     y = norm.apply({**variables, **updated}, x, train=False)
     np.testing.assert_allclose(y, (x - 0.2) / np.sqrt(1.1 + 1e-5))
-
-
-def test_adaptive_pool_bins_overlap():
-    # 5 rows into 2 bins: rows 0–2 and rows 2–4. 4 rows into 3 bins: rows 0–1, 1–2 and 2–3.
-    for length, means in ((5, [1, 3]), (4, [0.5, 1.5, 2.5])):
-        rows = jnp.arange(float(length))[None, :, None, None] * jnp.ones((1, length, length, 1))
-        pooled = adaptive_average_pool(rows, len(means))[0, :, :, 0]
-        np.testing.assert_allclose(pooled, np.array(means)[:, None] * np.ones(len(means)), rtol=1e-6)
 
 
 def test_bfloat16_computes_in_bfloat16_with_float32_parameters():
