@@ -2,7 +2,7 @@
 
 import re
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -169,7 +169,6 @@ def objective(
     )
     scale, ramp_epochs = config.predictor.residual_scale, config.predictor.residual_ramp_epochs
     learns = has_energy and config.predictor.energy in LEARNED_ENERGIES
-    watched = ("q", "p") if config.model.split_qp else ("z",)
 
     def epoch_of(step: jax.Array) -> jax.Array:
         return step // steps_per_epoch + 1
@@ -189,7 +188,7 @@ def objective(
 
         constant = jax.lax.stop_gradient(z_VxBxD).astype(value.dtype)
         watch_key = jax.random.fold_in(_key_of("watched", key), step // WATCHED_STEPS)
-        for on in watched:
+        for on in ("q", "p") if config.model.split_qp else ("z",):
             metrics = _covariance_of(_coordinates(constant, on), on, metrics, watch_key) | metrics
         if learns:
             metrics["residual_force_ratio"] = geometry.residual_force_ratio(
@@ -200,21 +199,33 @@ def objective(
             )
         return value, metrics
 
-    def init(key: jax.Array) -> dict[str, Any]:
-        learned = {name: term.regularizer.init(_key_of(name, key)) for name, term in placed.items()}
-        return {name: params for name, params in learned.items() if params}
-
-    def coordinates(params, z, step):
-        found = {on: _coordinates(z, on) for on in ("q", "p", "qp")} if config.model.split_qp else {"whole": z}
-        for name, term in placed.items():
-            if term.regularizer.sqrt_h is not None:
-                own_params = params["regularizers"].get(name, {})
-                x = term.regularizer.sqrt_h(own_params, _coordinates(z, term.on), epoch_of(step))
-                found["sqrt_h" if term.on in ("qp", "z") else f"sqrt_h_{term.on}"] = x
-        return found
-
     weights = {"prediction": prediction_weight} | {name: term.weight for name, term in placed.items()}
-    return Objective(init, loss, tuple(name for name, weight in weights.items() if weight), coordinates)
+    return Objective(
+        init=partial(_init, placed),
+        loss=loss,
+        terms=tuple(name for name, weight in weights.items() if weight),
+        coordinates=lambda params, z, step: _judged(
+            placed, params, z, split_qp=config.model.split_qp, epoch=epoch_of(step)
+        ),
+    )
+
+
+def _init(placed: Mapping[str, _Placed], key: jax.Array) -> dict[str, Any]:
+    """What the regularisers learn, of those that do."""
+    learned = {name: term.regularizer.init(_key_of(name, key)) for name, term in placed.items()}
+    return {name: params for name, params in learned.items() if params}
+
+
+def _judged(
+    placed: Mapping[str, _Placed], params: Any, z: jax.Array, *, split_qp: bool, epoch: jax.Array
+) -> dict[str, jax.Array]:
+    """The coordinates in which an embedding is judged."""
+    found = {on: _coordinates(z, on) for on in ("q", "p", "qp")} if split_qp else {"whole": z}
+    for name, term in placed.items():
+        if term.regularizer.sqrt_h is not None:
+            x = term.regularizer.sqrt_h(params["regularizers"].get(name, {}), _coordinates(z, term.on), epoch)
+            found["sqrt_h" if term.on in ("qp", "z") else f"sqrt_h_{term.on}"] = x
+    return found
 
 
 def _covariance_of(x_VxBxD: jax.Array, on: str, known: Metrics, key: jax.Array) -> Metrics:
@@ -222,7 +233,8 @@ def _covariance_of(x_VxBxD: jax.Array, on: str, known: Metrics, key: jax.Array) 
     found = {}
     if f"{on}_participation" not in known:
         num_views, batch_size, dim = x_VxBxD.shape
-        rank = floors.projection_rank(dim, num_views * batch_size)
+        # Half as many dimensions as samples have a covariance that is well conditioned.
+        rank = floors.projection_rank(dim, num_views * batch_size // 2)
         projection = floors.random_projection(key, dim, rank, x_VxBxD.dtype)
         found |= floors.covariance_statistics(x_VxBxD, projection)
     if f"{on}_min_std" not in known:

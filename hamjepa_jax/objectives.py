@@ -87,7 +87,7 @@ def weighted_sum(
     loss, losses, statistics = jnp.zeros((), z.dtype), {}, {}
     for name, term in terms.items():
         x = z if taps is None or term.weight == 0 else _tap(z, taps[name])
-        losses[name], found = term.loss(x if term.weight else jax.lax.stop_gradient(x))
+        losses[name], found = term.loss(x)
         statistics |= found
         if term.weight != 0:
             loss += term.weight * losses[name]

@@ -47,11 +47,15 @@ class Telemetry:
             every_steps: steps between two records of the log file, and between two plain lines.
         """
         self._log_file = log_file or Path(os.devnull)
-        _drop_records_from(self._log_file, first_step)
+        kept = _drop_records_from(self._log_file, first_step)
         self._console = console
         self._total_steps, self._steps_per_epoch = total_steps, steps_per_epoch
         self._views_per_step, self._every_steps = views_per_step, every_steps
         self._alarms = Alarms(patience=max(steps_per_epoch, total_steps // 10))
+        for record in kept:
+            # A run that goes on says what it would have said without the break. A value that is not finite is a string.
+            if not any(isinstance(value, str) for value in record.values()):
+                self._alarms.check(record["step"], record)
         self._start: tuple[int, float] | None = None
         self._input_wait = 0.0
         self._progress = Progress(
@@ -166,12 +170,15 @@ def _broken_terms(values: Mapping[str, float]) -> list[str]:
     return ["every term"] if broken_terms == terms else broken_terms or broken or ["the updated parameters"]
 
 
-def _drop_records_from(log_file: Path, first_step: int) -> None:
+def _drop_records_from(log_file: Path, first_step: int) -> list[dict[str, Any]]:
+    """Keeps the records before a step, and returns them."""
     if not log_file.exists():
-        return
+        return []
     lines = log_file.read_text().splitlines(keepends=True)
-    kept = [line for line in lines if line.endswith("\n") and json.loads(line)["step"] < first_step]
+    whole = [(line, json.loads(line)) for line in lines if line.endswith("\n")]
+    kept = [(line, record) for line, record in whole if record["step"] < first_step]
     if len(kept) < len(lines):
         replacement = log_file.with_suffix(".tmp")
-        replacement.write_text("".join(kept))
+        replacement.write_text("".join(line for line, _ in kept))
         replacement.replace(log_file)
+    return [record for _, record in kept]

@@ -171,7 +171,7 @@ def test_a_terms_draws_do_not_depend_on_the_other_terms(digits_config):
 def test_what_no_floor_computes_is_watched_in_a_projection_of_its_own(digits_config):
     metrics = evaluate(digits_config("sigreg"))
     z = views()
-    projection = floors.random_projection(key_of("watched"), DIM, 2 * BATCH - 1, jnp.float32)
+    projection = floors.random_projection(key_of("watched"), DIM, BATCH - 1, jnp.float32)
     expected = floors.covariance_statistics(z, projection) | floors.variance_floor(z, std_floor=0.0)[1]
     for name, value in expected.items():
         assert metrics[f"z_{name}"] == pytest.approx(float(value), rel=1e-4), name

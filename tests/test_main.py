@@ -26,7 +26,7 @@ MISTAKES = {
     "no config": ([], "--config: missing"),
     "missing file": (["--config=configs/nowhere.py"], "--config=configs/nowhere.py: there is no file"),
     "not a config": (["--config=hamjepa_jax/errors.py"], "the file has no function get_config"),
-    "unknown variant": (["--config=configs/digits.py:byol"], "'byol' is unknown; known variants: hamjepa, sigreg"),
+    "unknown variant": (["--config=configs/digits.py:byol"], "variant 'byol' is unknown; known: hamjepa, mlp,"),
     "unknown key": (
         ["--config=configs/digits.py", "--config.optimizer.learning_rat=1"],
         "config.optimizer.learning_rat: unknown key; did you mean 'learning_rate'?",

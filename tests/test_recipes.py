@@ -53,6 +53,23 @@ def test_hamjepa_and_its_baseline_are_as_published(published_hamjepa, form):
     assert baseline.optimizer["clip_over"] == "none"
 
 
+def test_the_published_predictor_and_optimizer():
+    cifar100, imagenet100 = (variants.recipe("hamjepa", form=form) for form in ("cifar100", "imagenet100"))
+    for made in (cifar100, imagenet100):
+        flow, optimizer = made.predictor, made.optimizer
+        assert (flow["name"], flow["scheme"], flow["mass"]) == ("hamiltonian_flow", "leapfrog", "unit")
+        assert (flow["step_size"], flow["num_steps"], flow["base_coeff"]) == (0.05, 2, 0.1)
+        assert (flow["hidden_dim"], flow["depth"], flow["residual_scale"]) == (256, 2, 0.02)
+        assert (optimizer["learning_rate"], optimizer["weight_decay"], optimizer["decay_of"]) == (5e-4, 5e-4, "all")
+        assert (optimizer["b1"], optimizer["b2"], optimizer["clip_norm"]) == (0.9, 0.999, 1.0)
+        assert (optimizer["warmup_epochs"], optimizer["warmup_factor"], optimizer["end_factor"]) == (10, 0.01, 1e-3)
+        assert optimizer["shared_end_value"]
+        assert optimizer["regularizers"]["every_steps"] == 10
+    assert [made.predictor["residual_ramp_epochs"] for made in (cifar100, imagenet100)] == [10, 0]
+    assert [made.optimizer["clip_over"] for made in (cifar100, imagenet100)] == ["all", "encoder"]
+    assert imagenet100.optimizer["predictor_learning_rate"] == 5e-5
+
+
 @pytest.mark.parametrize("variant", [*variants.NAMED, *PAIRS])
 def test_every_variant_of_digits_can_be_built(variant):
     config = config_of("digits", variant)

@@ -154,3 +154,15 @@ def test_what_is_wrong_for_a_tenth_of_the_run_is_said_and_logged(tmp_path):
     assert "the term 'mean' does not act" in warning
     assert warning in " ".join(output.getvalue().split())
     assert set(warnings.values()) == {None}
+
+
+def test_a_run_that_goes_on_warns_when_it_would_have_without_the_break(tmp_path):
+    for name, parts in (("whole", (range(6),)), ("resumed", (range(3), range(2, 6)))):
+        for steps in parts:
+            log, _ = telemetry(tmp_path / name, first_step=steps[0])
+            with log:
+                for step in steps:
+                    log.record(step, metrics(gradient_share_mean=0.0))
+    warnings = [[record.get("warnings") for record in records(tmp_path / name)] for name in ("whole", "resumed")]
+    assert warnings[0] == warnings[1]
+    assert warnings[0][3]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hamjepa_jax.benchmarks import environment
+from hamjepa_jax import environment
 
 
 def parser(description: str) -> argparse.ArgumentParser:

@@ -46,7 +46,7 @@ GEOMETRIES = {
         "bins": 16,
         "base": "identity",
         "span_max": 0.1,
-        # From the published 0 it does not learn: the span is a sigmoid, whose gradient vanishes there.
+        # The published 0 is far out on the sigmoid, from where Adam's steps would need thousands of updates.
         "init_loglambda_span": 0.05,
         "binning": "linear_radius",
         "gauge": "logdet",
@@ -56,8 +56,8 @@ GEOMETRIES = {
     },
 }
 SIGREG_WEIGHT = 0.02
-# The gradient of HamJEPA's prediction term, without a flow, is four times that of ½·pred with two views; this weight
-# keeps the published balance between prediction and SIGReg.
+# The gradient of HamJEPA's prediction term over all coordinates, without a flow, is four times that of ½·pred with two
+# views; this weight keeps the published balance between prediction and SIGReg.
 SIGREG_WEIGHT_IN_PAIRS = 4 * SIGREG_WEIGHT
 
 

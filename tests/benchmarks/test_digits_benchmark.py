@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from hamjepa_jax.benchmarks import digits, environment
+from hamjepa_jax import environment
+from hamjepa_jax.benchmarks import digits
 
 
 def run(variant, seed, top1):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from hamjepa_jax.models import heads, resnet
+from hamjepa_jax.models import heads
 
 
 class Tokens(nn.Module):
@@ -87,7 +87,3 @@ def test_the_global_embedding_is_a_dense_layer_of_the_average():
     for values in head.values():
         assert 0.95 / 4 < np.abs(values).max() <= 1 / 4
         assert abs(values.mean()) < 0.02
-
-
-def test_the_modes_are_known_beside_the_encoder():
-    assert resnet.MODES == heads.MODES == ("tokens", "global")

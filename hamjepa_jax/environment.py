@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-PACKAGES = ("hamjepa_jax", "jax", "jaxlib", "flax", "optax", "numpy", "pillow")
+PACKAGES = ("hamjepa_jax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "pillow")
 
 
 def describe() -> dict[str, object]:
