@@ -150,11 +150,11 @@ def broken_in(experiment, *steps):
     """The experiment with a loss that is not finite in some steps."""
     objective = experiment.objective
 
-    def broken(predictor_params, z, *, key, step):
-        loss, metrics = objective(predictor_params, z, key=key, step=step)
+    def broken(params, z, *, key, step, taps):
+        loss, metrics = objective.loss(params, z, key=key, step=step, taps=taps)
         return loss * jnp.where(jnp.isin(step, jnp.array(steps)), jnp.nan, 1.0), metrics
 
-    return experiment._replace(objective=broken)
+    return experiment._replace(objective=objective._replace(loss=broken))
 
 
 @pytest.mark.slow

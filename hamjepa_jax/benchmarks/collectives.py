@@ -229,7 +229,10 @@ def measure(case: Case, devices: Sequence[jax.Device], compiler: str, folder: Pa
         microbatches=config.train.microbatches,
     )
     train_step = make_train_step(
-        loss=sharding.with_whole_parameters(loss, mesh), optimizer=experiment.optimizer, max_skipped_steps=0
+        loss=sharding.with_whole_parameters(loss, mesh),
+        optimizer=experiment.optimizer,
+        terms=experiment.objective.terms,
+        max_skipped_steps=0,
     )
     data = abstract_data(config.data, mesh, resident=config.data.canvas_size is not None)
     lowered = lower(train_step, state, sharding.state_sharding(mesh, state), mesh, data)
