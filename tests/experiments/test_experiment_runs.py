@@ -9,6 +9,7 @@ import pytest
 
 from hamjepa_jax.experiments import __main__ as command_line
 from hamjepa_jax.experiments.grids import GRIDS, Cell, Grid
+from hamjepa_jax.experiments.runs import runs_of
 
 
 @pytest.fixture
@@ -44,6 +45,19 @@ def test_every_run_is_a_command_of_main_with_the_overrides_before_its_own(stand_
         "--config.train.seed=0",
         f"--workdir={out}/good/seed0",
     ]
+
+
+def test_what_a_row_sets_wins_over_what_is_set_for_all(tmp_path):
+    grid = Grid((Cell("row", "hamjepa", {"predictor.num_steps": 8}),), "row")
+    for_all = ["--config.predictor.num_steps=1", "--config.train.epochs=7"]
+    (run,) = runs_of(grid, config="digits.py", seeds=1, output=tmp_path, overrides=for_all)
+    # Of a flag that is given twice, the last one counts.
+    assert run.arguments[:4] == ("--config=digits.py:hamjepa", *for_all, "--config.predictor.num_steps=8")
+
+
+def test_a_run_does_not_hear_ctrl_c_from_the_terminal_besides(stand_in, out):
+    stand_in("good", arguments=["--seeds=1"])
+    assert (out / "good" / "seed0" / "leads_a_session").read_text() == "True"
 
 
 def test_runs_share_a_compilation_cache(stand_in, out, monkeypatch):
