@@ -7,6 +7,7 @@ float32 states the rounding.
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import chex
 import jax
@@ -51,10 +52,25 @@ def symplectic_defect(map_fn: Map, z: jax.Array) -> jax.Array:
     References:
         Hairer, Lubich & Wanner, "Geometric Numerical Integration", chapter VI.
     """
-    gradients_of_q, gradients_of_p = split_state(jnp.swapaxes(jacobian(map_fn, z), -1, -2))
+    return defect_of_jacobian(jacobian(map_fn, z))
+
+
+def defect_of_jacobian(jacobians: jax.Array) -> jax.Array:
+    """How far Jacobians that are known already are from symplectic, see `symplectic_defect`.
+
+    Args:
+        jacobians: Jacobians (..., 2d, 2d), see `jacobian`.
+
+    Returns:
+        Defects (...,).
+
+    Raises:
+        ValueError: if the states have an odd size.
+    """
+    gradients_of_q, gradients_of_p = split_state(jnp.swapaxes(jacobians, -1, -2))
     half_form = gradients_of_q @ jnp.swapaxes(gradients_of_p, -1, -2)
     form = half_form - jnp.swapaxes(half_form, -1, -2)
-    dim = z.shape[-1]
+    dim = jacobians.shape[-1]
     omega = jnp.eye(dim, k=dim // 2, dtype=form.dtype) - jnp.eye(dim, k=-dim // 2, dtype=form.dtype)
     return jnp.max(jnp.abs(form - omega), axis=(-2, -1))
 
@@ -70,6 +86,44 @@ def log_abs_det_jacobian(map_fn: Map, z: jax.Array) -> jax.Array:
         Logarithms (...,) in nats, zero for a symplectic map.
     """
     return jnp.linalg.slogdet(jacobian(map_fn, z))[1]
+
+
+def inverse_error(map_fn: Map, inverse_fn: Map, z: jax.Array) -> jax.Array:
+    """How far one map is from undoing another, the largest entry of |Φ⁻¹(Φ(z)) − z|.
+
+    Args:
+        map_fn: a map Φ of states (..., D).
+        inverse_fn: what should be its inverse.
+        z: states (..., D).
+
+    Returns:
+        Errors (...,), zero for an exact inverse.
+    """
+    return jnp.max(jnp.abs(inverse_fn(map_fn(z)) - z), axis=-1)
+
+
+def reversal_error(map_fn: Map, z: jax.Array) -> jax.Array:
+    """How far a map is from reversible, the largest entry of |R∘Φ∘R∘Φ(z) − z| with R(q, p) = (q, −p).
+
+    Args:
+        map_fn: a map Φ of states (..., 2d).
+        z: states [q ; p] (..., 2d).
+
+    Returns:
+        Errors (...,), zero for a reversible map.
+
+    Raises:
+        ValueError: if the states have an odd size.
+
+    References:
+        Hairer, Lubich & Wanner, "Geometric Numerical Integration", section V.1.
+    """
+
+    def reverse(z: jax.Array) -> jax.Array:
+        q, p = split_state(z)
+        return jnp.concatenate([q, -p], axis=-1)
+
+    return inverse_error(map_fn, lambda z: reverse(map_fn(reverse(z))), z)
 
 
 def reversibility_error(
@@ -107,9 +161,51 @@ def reversibility_error(
         scheme=scheme,
         residual_scale=residual_scale,
     )
-    q_ahead, p_ahead = flow(q, p)
-    q_back, p_back = flow(q_ahead, -p_ahead)
-    return jnp.max(jnp.abs(jnp.concatenate([q_back - q, -p_back - p], axis=-1)), axis=-1)
+
+    def map_fn(z: jax.Array) -> jax.Array:
+        return jnp.concatenate(flow(*split_state(z)), axis=-1)
+
+    return reversal_error(map_fn, jnp.concatenate([q, p], axis=-1))
+
+
+def rollout(
+    map_fn: Map, z: jax.Array, observe: Callable[[jax.Array], Any], *, num_applications: int, every: int
+) -> Any:
+    """What is observed of z, Φ(z), Φ(Φ(z)), …, of which only one state is kept at a time.
+
+    Args:
+        map_fn: a map Φ of states (..., D).
+        z: states (..., D).
+        observe: a function from states (..., D) to a pytree of arrays, such as their energies (...,).
+        num_applications: how often the map is applied, a multiple of `every`.
+        every: applications between two observations.
+
+    Returns:
+        The observations after 0, every, 2·every, …, num_applications applications, along a new axis in front.
+
+    Raises:
+        ValueError: if `num_applications` is no multiple of `every`.
+    """
+    if num_applications % every:
+        raise ValueError(f"num_applications: must be a multiple of {every}, got {num_applications}")
+
+    def observe_and_advance(z: jax.Array, _: None) -> tuple[jax.Array, Any]:
+        return jax.lax.fori_loop(0, every, lambda _, z: map_fn(z), z), observe(z)
+
+    # What follows the last observation is thrown away, so that all is traced only once.
+    return jax.lax.scan(observe_and_advance, z, length=num_applications // every + 1)[1]
+
+
+def relative_drift(energies: jax.Array) -> jax.Array:
+    """The drift of energies along a roll-out, (Hₙ − H₀)/|H₀|.
+
+    Args:
+        energies: energies Hₙ (N, ...), see `rollout`.
+
+    Returns:
+        Drifts (N, ...), the first ones zero.
+    """
+    return (energies - energies[0]) / jnp.abs(energies[0])
 
 
 def modified_energy(

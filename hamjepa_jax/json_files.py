@@ -1,0 +1,58 @@
+"""JSON files that are always whole: a new one takes the old one's place in a single step."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hamjepa_jax.errors import StorageError
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the operating system says when something cannot be written into a StorageError.
+
+    Args:
+        path: what is written.
+
+    Raises:
+        StorageError: in one line, for an OSError within.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a file, whose directory is made if need be.
+
+    Args:
+        path: the file.
+        value: plain JSON values; a number that is not finite is refused.
+
+    Raises:
+        StorageError: if it cannot be written; an older one is intact then.
+    """
+    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
+    replacement = path.with_suffix(".tmp")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replacement.write_text(text)
+        replacement.replace(path)
+
+
+def read_json(path: Path) -> Any:
+    """Reads a file.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its value, or None if there is none, or none that can be read.
+    """
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
