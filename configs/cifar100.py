@@ -97,10 +97,28 @@ def get_config(variant: str = "hamjepa") -> ml_collections.ConfigDict:
     config.evaluation = dict(
         checkpoint="newest",
         batch_size=512,
+        dtype=config_dict.placeholder(str),
         resize=32,
         ks=(1, 5, 10, 20, 50, 100, 200),
-        probe=dict(learning_rate=1e-3, weight_decay=1e-6, epochs=50, batch_size=256),
-        few_label_probe=dict(labels_per_class=5, draws=10, learning_rate=1e-2, weight_decay=1e-6, steps=500),
+        temperature=0.07,
+        probe=dict(
+            learning_rate=1e-3,
+            learning_rates=(1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+            weight_decay=1e-6,
+            epochs=50,
+            batch_size=256,
+        ),
+        few_label_probe=dict(
+            labels_per_class=(1, 5, 10),
+            fractions=(0.01, 0.1),
+            draws=10,
+            learning_rate=1e-2,
+            weight_decay=1e-6,
+            steps=500,
+            epochs=50,
+            batch_size=256,
+        ),
+        online_probe=dict(every_epochs=5, train_images=5000, test_images=2000, k=20, ridge_penalty=1e-3),
     )
-    config.log = dict(every_steps=5)
+    config.log = dict(every_steps=5, tensorboard=True, wandb=config_dict.placeholder(str))
     return config

@@ -92,10 +92,29 @@ def get_config(variant: str = "hamjepa") -> ml_collections.ConfigDict:
     config.evaluation = dict(
         checkpoint="newest",
         batch_size=512,
+        dtype=config_dict.placeholder(str),
         resize=8,
         ks=(1, 5, 10, 20, 50, 100, 200),
-        probe=dict(learning_rate=1e-2, weight_decay=1e-6, epochs=200, batch_size=256),
-        few_label_probe=dict(labels_per_class=5, draws=10, learning_rate=1e-2, weight_decay=1e-6, steps=500),
+        temperature=0.07,
+        probe=dict(
+            learning_rate=1e-2,
+            learning_rates=(1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+            weight_decay=1e-6,
+            epochs=200,
+            batch_size=256,
+        ),
+        few_label_probe=dict(
+            labels_per_class=(1, 5, 10),
+            # One and ten per cent of so few are one label and thirteen of each class.
+            fractions=(),
+            draws=10,
+            learning_rate=1e-2,
+            weight_decay=1e-6,
+            steps=200,
+            epochs=50,
+            batch_size=128,
+        ),
+        online_probe=dict(every_epochs=10, train_images=1000, test_images=450, k=20, ridge_penalty=1e-3),
     )
-    config.log = dict(every_steps=5)
+    config.log = dict(every_steps=5, tensorboard=True, wandb=config_dict.placeholder(str))
     return config

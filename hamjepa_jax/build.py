@@ -48,10 +48,16 @@ LOWER_BOUNDS = {
     "checkpoint.grace_seconds": 0,
     "log.every_steps": 1,
     "evaluation.batch_size": 1,
+    "evaluation.online_probe.every_epochs": 0,
+    "evaluation.online_probe.train_images": 1,
+    "evaluation.online_probe.test_images": 1,
+    "evaluation.online_probe.k": 1,
     "evaluation.probe.epochs": 1,
     "evaluation.probe.batch_size": 1,
     "evaluation.few_label_probe.draws": 1,
     "evaluation.few_label_probe.steps": 1,
+    "evaluation.few_label_probe.epochs": 0,
+    "evaluation.few_label_probe.batch_size": 1,
 }
 
 
@@ -105,7 +111,10 @@ def experiment(config: ConfigDict) -> Experiment:
         try:
             value = reduce(ConfigDict.__getitem__, key.split("."), config)
         except KeyError:
-            raise UserError(f"config.{key}: missing; configs/digits.py has every field") from None
+            raise UserError(
+                f"config.{key}: missing; configs/digits.py has every field. A run of an older version is judged with "
+                "--config=configs/NAME.py:VARIANT beside --workdir"
+            ) from None
         require(value is None or value >= bound, key, f"must be at least {bound}, got {value}")
     require(config.train.seed < 2**32, "train.seed", f"must be below 2**32, got {config.train.seed}")
     for key in ("mean", "std"):

@@ -205,7 +205,7 @@ def objective(
         loss=loss,
         terms=tuple(name for name, weight in weights.items() if weight),
         coordinates=lambda params, z, step: _judged(
-            placed, params, z, split_qp=config.model.split_qp, epoch=epoch_of(step)
+            placed, params, z, split_qp=config.model.split_qp, token_grid=token_grid, epoch=epoch_of(step)
         ),
     )
 
@@ -217,10 +217,20 @@ def _init(placed: Mapping[str, _Placed], key: jax.Array) -> dict[str, Any]:
 
 
 def _judged(
-    placed: Mapping[str, _Placed], params: Any, z: jax.Array, *, split_qp: bool, epoch: jax.Array
+    placed: Mapping[str, _Placed],
+    params: Any,
+    z: jax.Array,
+    *,
+    split_qp: bool,
+    token_grid: tuple[int, int] | None,
+    epoch: jax.Array,
 ) -> dict[str, jax.Array]:
     """The coordinates in which an embedding is judged."""
     found = {on: _coordinates(z, on) for on in ("q", "p", "qp")} if split_qp else {"whole": z}
+    num_tokens = 1 if token_grid is None else token_grid[0] * token_grid[1]
+    if num_tokens > 1:
+        tokens_BxSxTxC = z.reshape(len(z), 2 if split_qp else 1, num_tokens, -1)
+        found["pooled"] = jnp.mean(tokens_BxSxTxC, axis=2).reshape(len(z), -1)
     for name, term in placed.items():
         if term.regularizer.sqrt_h is not None:
             x = term.regularizer.sqrt_h(params["regularizers"].get(name, {}), _coordinates(z, term.on), epoch)

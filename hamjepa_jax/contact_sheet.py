@@ -122,7 +122,10 @@ def _draw_sheet(
                 grid[row, 0].add_patch(box)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=110)
+        # A picture that was not finished is none.
+        replacement = path.with_suffix(".tmp")
+        figure.savefig(replacement, dpi=110, format="png")
+        replacement.replace(path)
     except OSError as error:
         raise UserError(f"--workdir={path.parent}: cannot be written ({error.strerror})") from error
     finally:

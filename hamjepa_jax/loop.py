@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 from hamjepa_jax import distributed, sharding
 from hamjepa_jax.checkpoint import Checkpointer, Restored
 from hamjepa_jax.errors import Interrupted, NonFiniteError, UserError, require_known
+from hamjepa_jax.evaluation.online_probe import OnlineProbe
 from hamjepa_jax.feed import Feed
 from hamjepa_jax.state import TrainState
 from hamjepa_jax.stopping import StopRequest
@@ -43,6 +44,7 @@ class Loop:
         every_minutes: float | None,
         best_metric: str | None,
         config: dict[str, Any],
+        probe: OnlineProbe | None = None,
     ):
         """Keeps the arguments.
 
@@ -60,12 +62,13 @@ class Loop:
             every_minutes: minutes between two checkpoints, or None.
             best_metric: the metric by which a checkpoint is the best, or None.
             config: the config, to be saved too, as plain JSON values.
+            probe: judges the encoder from time to time, or None.
         """
         self._train_step, self._key, self._mesh = train_step, key, mesh
         self._state, self._first_step, self._data_state = restored.state, restored.step, restored.data
         self._feed, self._checkpointer, self._telemetry, self._stop = feed, checkpointer, telemetry, stop
         self._total_steps, self._every_steps, self._every_minutes = total_steps, every_steps, every_minutes
-        self._best_metric, self._config = best_metric, config
+        self._best_metric, self._config, self._probe = best_metric, config, probe
         self._saved_at = time.monotonic()
         # The step that is dispatched and not recorded yet: its number, its metrics, and what was asked in it.
         self._pending: tuple[int, dict[str, jax.Array], jax.Array] | None = None
@@ -93,7 +96,7 @@ class Loop:
                     self._stop.stop(asked, "another process")
                     self._save(step)
                     raise Interrupted(step, asked, self._stop.reason)
-                if asked == SAVE or (self._every_steps is not None and step % self._every_steps == 0):
+                if asked == SAVE or self._save_is_due(step):
                     self._save(step)
                 self._dispatch(step, request)
             self._save(self._total_steps)
@@ -118,6 +121,13 @@ class Loop:
         self._saved_at = time.monotonic()
         return SAVE
 
+    def _save_is_due(self, step: int) -> bool:
+        """Whether a checkpoint is due after so many steps."""
+        if self._every_steps is not None and step % self._every_steps == 0:
+            return True
+        # The best by the online probe must be the very state that it judged.
+        return self._probe is not None and self._best_metric in self._probe.names and self._probe.due(step)
+
     def _dispatch(self, step: int, request: int) -> None:
         """Starts a step, and then records the one before, so that the device never waits for the host."""
         step_number = sharding.place(np.asarray(step, np.int32), sharding.replicated(self._mesh))
@@ -133,7 +143,17 @@ class Loop:
         )
         self._telemetry.waited_for_input(self._feed.last_wait)
         self._record()
-        self._pending = (step, metrics, asked)
+        self._pending = (step, metrics | self._probe_results(step + 1), asked)
+
+    def _probe_results(self, step: int) -> dict[str, float]:
+        """What the online probe finds after so many steps, if it is due; its time does not count as training."""
+        if self._probe is None or not self._probe.due(step):
+            return {}
+        jax.block_until_ready(self._state)
+        begun_at = time.monotonic()
+        results = self._probe(self._state)
+        self._telemetry.paused(time.monotonic() - begun_at)
+        return results
 
     def _record(self) -> None:
         """Records the step that is pending, if there is one; raises if the run has halted in it."""
@@ -143,7 +163,8 @@ class Loop:
         self._values = self._telemetry.record(step, metrics)
         self._asked_by_any = int(asked)
         if self._best_metric is not None:
-            require_known(self._best_metric, self._values, "checkpoint.best_metric")
+            of_probe = () if self._probe is None else self._probe.names
+            require_known(self._best_metric, {*self._values, *of_probe}, "checkpoint.best_metric")
 
     def _save(self, step: int) -> None:
         """Saves the state after `step` steps, once the last of them is known to have been finite."""

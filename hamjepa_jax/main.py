@@ -3,6 +3,8 @@
     python -m hamjepa_jax.main --config=configs/digits.py
     python -m hamjepa_jax.main --config=configs/digits.py:sigreg --workdir=runs/mine --config.train.seed=1
     python -m hamjepa_jax.main --mode=evaluate --workdir=runs/mine
+    python -m hamjepa_jax.main --mode=diagnose --workdir=runs/mine
+    python -m hamjepa_jax.main --mode=report runs/mine runs/other
     python -m hamjepa_jax.main --mode=views --config=configs/cifar100.py --config.data.data_dir=DIR
 
 Several processes, each with its own devices, make one run when each is told where process 0 listens. Under Slurm, Open
@@ -16,6 +18,7 @@ notice. A run that ended early goes on where it was when the same command is giv
 """
 
 import json
+import os
 import re
 import runpy
 import shlex
@@ -25,6 +28,7 @@ import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -32,8 +36,16 @@ from rich.console import Console
 
 from hamjepa_jax.errors import Interrupted, LostProcessError, NonFiniteError, StorageError, UserError
 
+if TYPE_CHECKING:
+    from hamjepa_jax.build import Experiment
+    from hamjepa_jax.state import TrainState
+    from hamjepa_jax.train import Setup
+    from hamjepa_jax.workdir import Workdir
+
 HELP_FLAGS = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
-MODES = ("train_and_evaluate", "train", "evaluate", "views")
+MODES = ("train_and_evaluate", "train", "evaluate", "diagnose", "report", "views")
+# These need no config but that of the run in the workdir.
+OF_A_RUN = ("evaluate", "diagnose")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", help_string="The experiment, PATH[:VARIANT]; any field is set with --config.GROUP.FIELD=VALUE."
@@ -42,7 +54,11 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where everything of the run goes; runs/NAME-VARIANT-seedSEED by default."
 )
 _MODE = flags.DEFINE_enum(
-    "mode", "train_and_evaluate", MODES, "What to do; `views` draws what the encoder would see, and trains nothing."
+    "mode",
+    "train_and_evaluate",
+    MODES,
+    "What to do. `evaluate` and `diagnose` judge the encoder and the predictor of a run; `report` makes a page of one "
+    "or several runs, named by their directories; `views` draws what the encoder would see, and trains nothing.",
 )
 _COORDINATOR_ADDRESS = flags.DEFINE_string(
     "coordinator_address", None, "HOST:PORT at which process 0 of several listens."
@@ -134,17 +150,23 @@ def _illegal_value(message: str) -> str:
     return f"{key}: must be of type {flag.flag_type()}{example}, got {value!r}"
 
 
-def run(console: Console) -> None:
+def run(console: Console, directories: Sequence[str] = ()) -> None:
     """Does what the flags say.
 
     Args:
         console: where progress and results are shown.
+        directories: those of the runs that a report is about.
 
     Raises:
         UserError: for a mistake in the flags or the config, before anything is written.
     """
-    from hamjepa_jax import build, build_data, contact_sheet, distributed, sharding, train
-    from hamjepa_jax.evaluation.run import check, evaluate
+    if _MODE.value == "report":
+        _report([Path(directory) for directory in directories or filter(None, [_WORKDIR.value])], console)
+        return
+    if directories:
+        raise UserError(f"{directories[0]}: not a flag; flags begin with --, see --help")
+    from hamjepa_jax import build, distributed, sharding, train
+    from hamjepa_jax.evaluation.run import check
     from hamjepa_jax.workdir import Workdir
 
     distributed.start(
@@ -157,24 +179,13 @@ def run(console: Console) -> None:
     config = _read_config()
     workdir = Workdir(_workdir_path(config))
     experiment = build.experiment(config)
-    if mode == "views" and not distributed.is_primary():
-        return
     if mode == "views":
-        contact_sheet.draw(
-            experiment.train_source,
-            experiment.view_groups,
-            build_data.loader(config.data, experiment.train_source, seed=config.train.seed),
-            build_data.skipped_records(config.data, console),
-            batch_size=config.data.batch_size,
-            seed=config.train.seed,
-            title=f"{config.name} {config.variant}, seed {config.train.seed}",
-            path=workdir.views_file,
-        )
+        _draw_views(config, experiment, workdir, console)
         console.print(f"written: {workdir.views_file}")
         return
     check(config, experiment)
     setup = train.set_up(config, experiment)
-    if mode == "evaluate":
+    if mode in OF_A_RUN:
         distributed.on_primary(lambda: workdir.check(json.loads(config.to_json())))
         experiment = train.with_data_in_memory(config, experiment, console)
         state = train.restore(config, setup, workdir, console)
@@ -183,15 +194,71 @@ def run(console: Console) -> None:
         console.print(f"{config.name} {config.variant}, seed {config.train.seed}, into {workdir.path}")
         console.print(sharding.description(setup.mesh))
         experiment = train.with_data_in_memory(config, experiment, console)
+        # They are a part of the report.
+        if mode != "train" and not workdir.views_file.exists():
+            _draw_views(config, experiment, workdir, console)
         state = train.train(config, experiment, setup, workdir, console)
     if mode != "train":
-        # Every process evaluates by itself, on its first device, and the primary one writes.
-        trained, untrained = (
-            sharding.whole_on_one_device(placed._replace(opt_state=()), setup.mesh)
-            for placed in (state, setup.initialize(setup.key))
-        )
+        _judge(config, experiment, setup, state, workdir, console)
+
+
+def _judge(
+    config: ConfigDict,
+    experiment: "Experiment",
+    setup: "Setup",
+    state: "TrainState",
+    workdir: "Workdir",
+    console: Console,
+) -> None:
+    """Judges the encoder and the predictor of a run, and makes the report."""
+    from hamjepa_jax import build_monitoring, distributed, sharding
+    from hamjepa_jax.evaluation.diagnose import can_diagnose, diagnose
+    from hamjepa_jax.evaluation.run import evaluate
+
+    def on_one_device(placed: "TrainState") -> "TrainState":
+        return sharding.whole_on_one_device(placed._replace(opt_state=()), setup.mesh)
+
+    trained = on_one_device(state)
+    if _MODE.value != "diagnose":
+        untrained = on_one_device(setup.initialize(setup.key))
         evaluate(config, experiment, trained, untrained, directory=workdir.evaluation, console=console)
+        summary = workdir.evaluation / "summary.png"
+        build_monitoring.log_picture(config, workdir, step=int(trained.step), tag="evaluation/summary", path=summary)
         console.print(f"written: {workdir.evaluation}/metrics.json and summary.png")
+    if _MODE.value == "diagnose" or can_diagnose(config):
+        diagnose(config, experiment, trained, directory=workdir.evaluation, console=console)
+        console.print(f"written: {workdir.evaluation}/diagnostics.json")
+    if distributed.is_primary():
+        _report([workdir.path], console)
+
+
+def _report(directories: Sequence[Path], console: Console) -> None:
+    """Makes the page of one run, in its directory, or of several, in the directory that holds them."""
+    from hamjepa_jax.report.page import write_report
+
+    if not directories:
+        raise UserError("--mode=report: name the directories of one or several runs, such as runs/mine runs/other")
+    parents = [directory.resolve().parent for directory in directories]
+    path = (directories[0] if len(directories) == 1 else Path(os.path.commonpath(parents))) / "report.html"
+    write_report(directories, path)
+    console.print(f"written: {path}")
+
+
+def _draw_views(config: ConfigDict, experiment: "Experiment", workdir: "Workdir", console: Console) -> None:
+    from hamjepa_jax import build_data, contact_sheet, distributed
+
+    if not distributed.is_primary():
+        return
+    contact_sheet.draw(
+        experiment.train_source,
+        experiment.view_groups,
+        build_data.loader(config.data, experiment.train_source, seed=config.train.seed),
+        build_data.skipped_records(config.data, console),
+        batch_size=config.data.batch_size,
+        seed=config.train.seed,
+        title=f"{config.name} {config.variant}, seed {config.train.seed}",
+        path=workdir.views_file,
+    )
 
 
 def _read_config() -> ConfigDict:
@@ -199,7 +266,7 @@ def _read_config() -> ConfigDict:
 
     if _CONFIG.value is not None:
         return _CONFIG.value
-    if _MODE.value == "evaluate" and _WORKDIR.value:
+    if _MODE.value in OF_A_RUN and _WORKDIR.value:
         return ConfigDict(Workdir(Path(_WORKDIR.value)).read_config_file())
     raise UserError("--config: missing; name an experiment, such as --config=configs/digits.py")
 
@@ -228,15 +295,13 @@ def main(arguments: Sequence[str] = sys.argv) -> int:
         return 0
     command = f"python -m hamjepa_jax.main {shlex.join(arguments[1:])}"
     try:
-        positional = parse_flags(arguments)[1:]
-        if positional:
-            raise UserError(f"{positional[0]}: not a flag; flags begin with --, see --help")
+        directories = parse_flags(arguments)[1:]
     except UserError as error:
         return explain(error, command)
     from hamjepa_jax import distributed
 
     try:
-        run(console)
+        run(console, directories)
     except (Exception, KeyboardInterrupt) as error:
         exit_code = explain(error, command)
         distributed.leave(exit_code)

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
-from hamjepa_jax import build_data, distributed, sharding
+from hamjepa_jax import build_data, build_monitoring, distributed, sharding
 from hamjepa_jax.build import Experiment
 from hamjepa_jax.checkpoint import BEST_MODES, Checkpointer, Restored
 from hamjepa_jax.data.sources import ArraySource
@@ -59,8 +59,9 @@ def set_up(config: ConfigDict, experiment: Experiment, devices: Sequence[jax.Dev
         The set-up.
 
     Raises:
-        UserError: if the mesh or the batch does not fit the devices.
+        UserError: if the mesh or the batch does not fit the devices, or what is to watch the run is not installed.
     """
+    build_monitoring.check(config)
     try:
         mesh = sharding.make_mesh(data=config.mesh.data, fsdp=config.mesh.fsdp, devices=devices)
     except ValueError as error:
@@ -197,6 +198,12 @@ def train(config: ConfigDict, experiment: Experiment, setup: Setup, workdir: Wor
             f"has {num_examples} training images, and had {restored.data['num_examples']} when the run was saved, so "
             "that it cannot go on exactly; bring the data back, or begin anew in another --workdir",
         )
+        probe = build_monitoring.online_probe(config, experiment, setup.mesh, console)
+        event_logs = build_monitoring.open_event_logs(config, workdir)
+        for log in event_logs:
+            log.begin(first_step, config_json)
+            if first_step == 0 and workdir.views_file.exists():
+                log.picture(0, "views", workdir.views_file)
         telemetry = Telemetry(
             workdir.log_file if distributed.is_primary() else None,
             console=console,
@@ -205,6 +212,7 @@ def train(config: ConfigDict, experiment: Experiment, setup: Setup, workdir: Wor
             steps_per_epoch=experiment.steps_per_epoch,
             views_per_step=(config.data.num_global_views + config.data.num_local_views) * config.data.batch_size,
             every_steps=config.log.every_steps,
+            event_logs=event_logs,
         )
         feed = open_feed(config, experiment, setup, console, first_step=restored.data["next_step"])
         # XLA calls LAPACK for the small decompositions of the floors; its threads would spin against XLA's own.
@@ -224,6 +232,7 @@ def train(config: ConfigDict, experiment: Experiment, setup: Setup, workdir: Wor
                 every_minutes=config.checkpoint.every_minutes,
                 best_metric=config.checkpoint.best_metric or None,
                 config=config_json,
+                probe=probe,
             )
             state = loop.run()
     if stop.signal_number is not None:

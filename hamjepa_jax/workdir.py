@@ -53,12 +53,11 @@ class Workdir:
                 touched then.
         """
         replacement = self.config_file.with_suffix(".tmp")
+        before_a_run = {self.views_file, self.views_file.with_suffix(".tmp"), self._lock_file, replacement}
         if self.config_file.exists():
             self.check(config)
         # Views are looked at before there is a run, and a run may have been killed before there was a config.
-        elif self.path.exists() and (
-            not self.path.is_dir() or set(self.path.iterdir()) - {self.views_file, self._lock_file, replacement}
-        ):
+        elif self.path.exists() and (not self.path.is_dir() or set(self.path.iterdir()) - before_a_run):
             raise UserError(f"--workdir={self.path}: exists and is not the directory of a run; take another --workdir")
         try:
             self.path.mkdir(parents=True, exist_ok=True)

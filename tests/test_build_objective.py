@@ -219,14 +219,19 @@ def test_coordinates_in_which_an_embedding_is_judged(digits_config):
         return experiment.objective.coordinates(params, z, 0)
 
     state = coordinates(digits_config("hamjepa"))
-    assert list(state) == ["q", "p", "qp"]
+    assert list(state) == ["q", "p", "qp", "pooled"]
     np.testing.assert_array_equal(state["p"], z[:, 32:])
-    assert list(coordinates(digits_config("sigreg"))) == ["whole"]
+    # Sixteen tokens of four numbers, the first two of which are in q, and the others in p.
+    means = [half.reshape(len(z), 16, 2).mean(axis=1) for half in (z[:, :32], z[:, 32:])]
+    np.testing.assert_allclose(state["pooled"], np.concatenate(means, axis=1), rtol=1e-5, atol=1e-6)
+    whole = coordinates(digits_config("sigreg"))
+    assert list(whole) == ["whole", "pooled"]
+    np.testing.assert_allclose(whole["pooled"], z.reshape(len(z), 16, 4).mean(axis=1), rtol=1e-5, atol=1e-6)
     shaped = coordinates(digits_config("hamsigreg_diag"))
     np.testing.assert_allclose(shaped["sqrt_h"], spectral.diag(DIM)(z), rtol=1e-6)
     np.testing.assert_array_equal(shaped["whole"], z)
     learned = coordinates(digits_config("hamiltonian_flow-hamsigreg_learnable"))
-    assert list(learned) == ["q", "p", "qp", "sqrt_h"]
+    assert list(learned) == ["q", "p", "qp", "pooled", "sqrt_h"]
 
 
 def test_a_predictor_without_a_width_is_matched_to_the_energy(digits_config):

@@ -21,6 +21,18 @@ FORBIDDEN = {
         ("jax", "flax"),
     ),
     "evaluation": (".train",),
+    "report": (
+        "jax",
+        *FRAMEWORKS,
+        ".main",
+        ".train",
+        ".build",
+        ".models",
+        ".data",
+        ".evaluation",
+        ".dynamics",
+        ".stats",
+    ),
     "": (".main", ".benchmarks", "tensorflow"),
 }
 ONLY_IN = {
@@ -30,17 +42,20 @@ ONLY_IN = {
         "build",
         "build_data",
         "build_model",
+        "build_monitoring",
         "build_objective",
         "build_views",
         "recipes",
         "train",
+        "evaluation/diagnose",
+        "evaluation/pairs",
         "evaluation/run",
         "main",
         "benchmarks/augment",
         "benchmarks/checkpoint",
     ),
 }
-NEVER_AT_THE_TOP = ("matplotlib", "sklearn", "tensorflow_datasets", "array_record", "torch")
+NEVER_AT_THE_TOP = ("matplotlib", "sklearn", "tensorflow_datasets", "array_record", "tensorboardX", "torch", "wandb")
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

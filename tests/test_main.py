@@ -19,8 +19,12 @@ TINY = [
     "--config.train.epochs=1",
     "--config.log.every_steps=1",
     "--config.evaluation.probe.epochs=2",
+    "--config.evaluation.probe.learning_rates=(1e-3,)",
+    "--config.evaluation.few_label_probe.labels_per_class=(5,)",
+    "--config.evaluation.few_label_probe.fractions=()",
     "--config.evaluation.few_label_probe.draws=2",
     "--config.evaluation.few_label_probe.steps=20",
+    "--config.evaluation.few_label_probe.epochs=1",
 ]
 MISTAKES = {
     "no config": ([], "--config: missing"),
@@ -64,6 +68,7 @@ MISTAKES = {
     "unknown flag": (["--workdri=here"], "did you mean: workdir"),
     "unknown mode": (["--mode=dream"], "should be one of"),
     "not a flag": (["--config=configs/digits.py", "train"], "train: not a flag"),
+    "a report of no run": (["--mode=report", "tests"], "tests: no run here"),
 }
 
 
@@ -137,13 +142,16 @@ def test_from_the_command_line_to_the_table_and_the_picture(variant, finished_ru
     assert (workdir / "evaluation" / "summary.png").stat().st_size > 10_000
     metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text())
     assert (metrics["step"], metrics["seed"], metrics["variant"]) == (21, 42, variant)
-    assert list(metrics["features"]) == (["q", "p", "qp"] if variant == "hamjepa" else ["whole"])
+    assert list(metrics["features"]) == (["q", "p", "qp", "pooled"] if variant == "hamjepa" else ["whole", "pooled"])
     assert list(metrics["baselines"]) == ["pixels", "random_encoder"]
     for scores in (*metrics["features"].values(), *metrics["baselines"].values()):
         assert scores["knn"]["k"] == [1, 5, 10, 20, 50, 100, 200]
         assert len(scores["knn"]["top1"]) == len(scores["knn"]["top5"]) == 7
         assert 0 <= scores["linear_probe"]["top1"] <= scores["linear_probe"]["top5"] <= 1
-        assert scores["few_label_probe"]["labels_per_class"] == 5
+        assert list(scores["few_label_probe"]) == ["5"]
+        assert scores["linear_probe"]["sweep"]["learning_rate"] == [1e-3, 1e-2]
+        low, high = scores["linear_probe"]["top1_interval"]
+        assert low <= scores["linear_probe"]["top1"] <= high
         assert len(scores["spectrum"]["eigenvalues"]) == scores["dim"]
 
 
@@ -151,15 +159,19 @@ def test_from_the_command_line_to_the_table_and_the_picture(variant, finished_ru
 def test_a_finished_run_is_evaluated_again_and_not_mixed_with_another(finished_run):
     arguments, workdir, _ = finished_run("hamjepa")
     metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text())
-    again = run(*arguments)
+    diagnostics = json.loads((workdir / "evaluation" / "diagnostics.json").read_text())
+    again = run(*arguments, "--mode=train")
     assert again.returncode == 0
     assert "training is finished at step 21" in again.stdout
-    assert json.loads((workdir / "evaluation" / "metrics.json").read_text()) == metrics
 
-    (workdir / "evaluation" / "metrics.json").unlink()
+    for name in ("metrics.json", "diagnostics.json"):
+        (workdir / "evaluation" / name).unlink()
+    (workdir / "report.html").unlink()
     evaluated = run("--mode=evaluate", f"--workdir={workdir}")
-    assert evaluated.returncode == 0
+    assert (evaluated.returncode, evaluated.stderr) == (0, "")
     assert json.loads((workdir / "evaluation" / "metrics.json").read_text()) == metrics
+    assert json.loads((workdir / "evaluation" / "diagnostics.json").read_text()) == diagnostics
+    assert (workdir / "report.html").stat().st_size > 100_000
 
     before = files(workdir)
     refused = run(*arguments, "--config.train.seed=7")
@@ -174,6 +186,37 @@ def test_a_finished_run_is_evaluated_again_and_not_mixed_with_another(finished_r
     assert (longer.returncode, longer.stderr) == (0, "")
     assert "going on from step 21" in longer.stdout
     assert "step 42/42" in longer.stdout
+
+
+@pytest.mark.slow
+def test_runs_are_reported_side_by_side(finished_run, tmp_path):
+    directories = [finished_run(variant)[1] for variant in ("hamjepa", "sigreg")]
+    finished = run("--mode=report", *map(str, directories))
+    # In the directory that holds both.
+    path = os.path.commonpath([directory.parent for directory in directories])
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert finished.stdout == f"written: {path}/report.html\n"
+    page = Path(path, "report.html").read_text()
+    assert "predictor.name" in page
+    assert all(variant in page for variant in ("hamjepa", "sigreg"))
+    for arguments, message in (
+        ([str(directories[0]), f"{tmp_path}/nowhere"], f"{tmp_path}/nowhere: there is no such directory"),
+        ([], "--mode=report: name the directories of one or several runs"),
+    ):
+        refused = run("--mode=report", *arguments)
+        assert refused.returncode == 2
+        (line,) = refused.stderr.splitlines()
+        assert line.startswith(f"error: {message}")
+
+
+@pytest.mark.slow
+def test_what_is_no_state_is_not_diagnosed(finished_run):
+    _, workdir, finished = finished_run("sigreg")
+    assert finished.returncode == 0
+    assert not (workdir / "evaluation" / "diagnostics.json").exists()
+    refused = run("--mode=diagnose", f"--workdir={workdir}")
+    assert refused.returncode == 2
+    assert refused.stderr.startswith("error: config.model.split_qp: must be true for a diagnosis")
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import pytest
 from rich.console import Console
 
 from hamjepa_jax.errors import NonFiniteError, StorageError
+from hamjepa_jax.event_logs import EventLog, tagged
 from hamjepa_jax.telemetry import Telemetry
 
 
@@ -166,3 +167,77 @@ def test_a_run_that_goes_on_warns_when_it_would_have_without_the_break(tmp_path)
     warnings = [[record.get("warnings") for record in records(tmp_path / name)] for name in ("whole", "resumed")]
     assert warnings[0] == warnings[1]
     assert warnings[0][3]
+
+
+def test_what_the_online_probe_finds_is_shown_and_logged_at_once(tmp_path):
+    for terminal in (False, True):
+        log, output = telemetry(tmp_path / "log", every_steps=3, terminal=terminal)
+        with log:
+            for step in range(6):
+                found = {"online_knn20": 0.9125, "online_ridge": 0.95} if step == 1 else {}
+                values = log.record(step, metrics() | found)
+                assert values.get("online_knn20") == found.get("online_knn20")
+        logged = {record["step"]: record.get("online_knn20") for record in records(tmp_path / "log")}
+        assert logged == {1: 0.9125, 2: None, 5: None}
+        assert "kNN@20 0.912  ridge 0.950" in output.getvalue()
+        (tmp_path / "log").unlink()
+
+
+def test_the_online_probe_is_not_blamed_for_what_is_not_finite(tmp_path):
+    log, _ = telemetry(tmp_path / "log")
+    with log, pytest.raises(NonFiniteError) as error:
+        log.record(0, metrics(loss=math.nan, term=math.nan) | {"online_ridge": 0.5})
+    assert error.value.terms == ["every term"]
+
+
+def test_time_that_is_not_spent_on_training_does_not_count(tmp_path, monkeypatch):
+    clock = iter((0, 10, 130))
+    monkeypatch.setattr("hamjepa_jax.telemetry.time.monotonic", lambda: next(clock))
+    log, _ = telemetry(tmp_path / "log")
+    with log:
+        log.record(0, metrics())
+        log.waited_for_input(1.0)
+        log.record(1, metrics())
+        log.paused(110.0)
+        log.record(2, metrics())
+    assert [record["views_per_second"] for record in records(tmp_path / "log")] == [None, 1.0, 1.0]
+    assert [record["input_wait"] for record in records(tmp_path / "log")] == [None, 0.1, 0.05]
+
+
+class Listener(EventLog):
+    """An event log that keeps what it is given."""
+
+    def __init__(self):
+        self.points, self.closed = [], False
+
+    def begin(self, step, config):
+        raise AssertionError
+
+    def picture(self, step, tag, path):
+        raise AssertionError
+
+    def scalars(self, step, values):
+        if step == 4:
+            raise StorageError("full")
+        self.points.append((step, values))
+
+    def close(self):
+        self.closed = True
+
+
+def test_every_record_goes_to_the_event_logs(tmp_path):
+    listeners = [Listener(), Listener()]
+    settings = {"total_steps": 6, "steps_per_epoch": 3, "views_per_step": 10, "every_steps": 2}
+    with Telemetry(
+        tmp_path / "log", console=Console(quiet=True), first_step=0, event_logs=listeners, **settings
+    ) as log:
+        for step in range(4):
+            broken = step == 2
+            log.record(step, metrics(loss=math.nan if broken else float(step), mean=math.inf, halted=False))
+        with pytest.raises(StorageError, match="full"):
+            log.record(4, metrics(mean=math.inf, halted=False))
+    expected = [(record["step"], tagged(record)) for record in records(tmp_path / "log")]
+    assert [step for step, _ in expected] == [0, 1, 2, 3, 4]
+    for listener in listeners:
+        assert str(listener.points) == str(expected[:4])
+        assert listener.closed

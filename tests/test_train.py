@@ -1,17 +1,22 @@
 import json
+import shutil
 import signal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from event_files import shown
+from PIL import Image
 from rich.console import Console
 
 from hamjepa_jax import build, train
 from hamjepa_jax.checkpoint import Checkpointer
 from hamjepa_jax.data.sources import ArraySource
 from hamjepa_jax.errors import Interrupted, NonFiniteError, UserError
+from hamjepa_jax.evaluation.online_probe import OnlineProbe
 from hamjepa_jax.evaluation.run import evaluate
+from hamjepa_jax.event_logs import tagged
 from hamjepa_jax.telemetry import Telemetry
 from hamjepa_jax.workdir import Workdir
 
@@ -194,6 +199,101 @@ def test_the_best_checkpoint_is_kept_and_evaluated(digits_config, tmp_path):
         assert int(train.restore(config, setup, Workdir(tmp_path), QUIET).step) == step
 
 
+def probed_every_second_step(config, path, total_steps, **settings):
+    """Trains with the online probe after every second step, and returns the final state."""
+    config.evaluation.online_probe.update({"every_epochs": 1, "train_images": 100, "test_images": 50} | settings)
+    experiment = build.experiment(config)._replace(steps_per_epoch=2, total_steps=total_steps)
+    path.mkdir(exist_ok=True)
+    return train.train(config, experiment, train.set_up(config, experiment), Workdir(path), QUIET)
+
+
+@pytest.fixture
+def probes_made(monkeypatch):
+    """The numbers of steps after which the online probe was called."""
+    made, probe = [], OnlineProbe.__call__
+    monkeypatch.setattr(OnlineProbe, "__call__", lambda self, state: made.append(int(state.step)) or probe(self, state))
+    return made
+
+
+@pytest.mark.slow
+def test_training_does_not_depend_on_the_online_probe_nor_what_this_finds_on_a_break(
+    digits_config, tmp_path, monkeypatch, probes_made
+):
+    config, record, states = digits_config(), Telemetry.record, []
+    config.log.every_steps = 4
+    states.append(probed_every_second_step(config, tmp_path / "without", 7, every_epochs=0))
+    states.append(probed_every_second_step(config, tmp_path / "whole", 7))
+    config.checkpoint.every_steps = 3
+
+    def record_until_killed(self, step, metrics):
+        if step == 4:
+            raise KeyboardInterrupt
+        return record(self, step, metrics)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Telemetry, "record", record_until_killed)
+        with pytest.raises(KeyboardInterrupt):
+            probed_every_second_step(config, tmp_path / "killed", 7)
+    states.append(probed_every_second_step(config, tmp_path / "killed", 7))
+    assert probes_made == [2, 4, 6] + [2, 4] + [4, 6]
+    for state in states[1:]:
+        assert_identical(state, states[0])
+    without, whole, killed = (records(tmp_path / name) for name in ("without", "whole", "killed"))
+    assert killed == whole
+    assert [record["step"] for record in whole if "online_knn20" in record and "online_ridge" in record] == [1, 3, 5]
+    assert min(record["online_ridge"] for record in whole if "online_ridge" in record) > 0.3
+    # With more records there is more to warn of.
+    others = ("online_knn20", "online_ridge", "warnings")
+    trained = [[{k: v for k, v in r.items() if k not in others} for r in run] for run in (whole, without)]
+    assert [record for record in trained[0] if record["step"] in (3, 6)] == trained[1]
+
+
+@pytest.mark.slow
+def test_event_files_show_what_is_logged_also_when_the_run_goes_on(digits_config, tmp_path):
+    config = digits_config()
+    Image.fromarray(np.zeros((3, 5, 3), np.uint8)).save(tmp_path / "views.png")
+    config.checkpoint.every_steps = 1
+    probed_every_second_step(config, tmp_path, 4)
+    shutil.rmtree(tmp_path / "checkpoints" / "4")
+    probed_every_second_step(config, tmp_path, 5)
+    found = shown(tmp_path / "tensorboard")
+    # The config, of the first step of each part.
+    assert [step for step, _ in found.pop("text/config/text_summary")] == [0, 3]
+    assert [step for step, _ in found.pop("views")] == [0]
+    expected = {}
+    for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        for tag, value in tagged(record).items():
+            expected.setdefault(tag, []).append((record["step"], np.float32(value)))
+    assert found == expected
+    assert [step for step, _ in expected["probe/ridge"]] == [1, 3]
+    assert [step for step, _ in expected["train/loss"]] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_the_best_checkpoint_by_the_online_probe_holds_the_state_that_it_judged(digits_config, tmp_path, monkeypatch):
+    config = digits_config()
+    config.checkpoint.keep, config.checkpoint.best_metric, config.checkpoint.best_mode = 1, "online_knn20", "max"
+    scores = {2: 0.5, 4: 0.75, 6: 0.25}
+    monkeypatch.setattr(
+        OnlineProbe,
+        "__call__",
+        lambda self, state: {"online_knn20": scores[int(state.step)], "online_ridge": 0.0},
+    )
+    setup = train.set_up(config, build.experiment(config))
+    # A save at another step, such as that at a break, has no score.
+    for total_steps, best, newest in ((3, 2, 3), (7, 4, 7)):
+        probed_every_second_step(config, tmp_path, total_steps)
+        assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {str(best), str(newest)}
+        config.evaluation.checkpoint = "best"
+        assert int(train.restore(config, setup, Workdir(tmp_path), QUIET).step) == best
+        config.evaluation.checkpoint = "newest"
+    # Without the probe there is no such metric.
+    config.evaluation.online_probe.every_epochs = 0
+    with pytest.raises(UserError, match="config.checkpoint.best_metric: 'online_knn20' is unknown; known: "):
+        probed_every_second_step(config, tmp_path, 9, every_epochs=0)
+
+
 @pytest.mark.slow
 def test_what_does_not_fit_the_run_is_one_line(tiny_run, tmp_path):
     config, _ = tiny_run
@@ -258,7 +358,7 @@ def test_the_loop_learns(digits_config, tmp_path):
     untrained = setup.initialize(setup.key)
     metrics = evaluate(config, experiment, state, untrained, directory=tmp_path / "evaluation", console=QUIET)
     trained_scores, untrained_scores = metrics["features"]["q"], metrics["baselines"]["random_encoder"]
-    assert trained_scores["few_label_probe"]["top1"] > untrained_scores["few_label_probe"]["top1"] + 0.03
+    assert trained_scores["few_label_probe"]["5"]["top1"] > untrained_scores["few_label_probe"]["5"]["top1"] + 0.03
     assert trained_scores["knn"]["top1"][3] > untrained_scores["knn"]["top1"][3]
     assert json.loads((tmp_path / "evaluation" / "metrics.json").read_text()) == metrics
     assert (tmp_path / "evaluation" / "summary.png").read_bytes().startswith(b"\x89PNG")

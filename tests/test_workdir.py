@@ -109,3 +109,12 @@ def test_reading_a_missing_or_damaged_config_is_one_line(tmp_path):
 
 def test_flatten_joins_keys_with_dots():
     assert flatten({"a": {"b": 1, "c": {"d": [2]}}, "e": None}) == {"a.b": 1, "a.c.d": [2], "e": None}
+
+
+def test_what_is_there_before_a_run_is_no_obstacle(tmp_path):
+    workdir = Workdir(tmp_path)
+    # A run was killed while its views were drawn.
+    for name in ("views.png", "views.tmp", "lock", "config.tmp"):
+        (tmp_path / name).touch()
+    workdir.claim(CONFIG)
+    assert workdir.read_config_file() == CONFIG

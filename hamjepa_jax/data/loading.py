@@ -96,11 +96,13 @@ class EvaluationBlock(NamedTuple):
         images: uint8 (b, S, S, channels).
         pixels: the same images, at most 32×32, uint8 (b, s, s, channels).
         labels: int32 (b,).
+        example_ids: indices in the data set, int32 (b,).
     """
 
     images: np.ndarray
     pixels: np.ndarray
     labels: np.ndarray
+    example_ids: np.ndarray
 
 
 def draw_crop_box(
@@ -219,7 +221,7 @@ class LabelledCanvasLoader:
     def __call__(self, step: int, example_ids: np.ndarray) -> tuple[LabelledCanvases, list[Unreadable]]:
         """Reads a block."""
         del step
-        examples, skipped = read_or_skip(self._source, example_ids, self._canvas_size)
+        examples, skipped, _ = read_or_skip(self._source, example_ids, self._canvas_size)
         canvases, sizes = on_canvases(examples, self._canvas_size)
         labels = np.array([example["label"] for example in examples], np.int32)
         return LabelledCanvases(canvases, sizes, labels), skipped
@@ -241,17 +243,17 @@ class EvaluationLoader:
     def __call__(self, step: int, example_ids: np.ndarray) -> tuple[EvaluationBlock, list[Unreadable]]:
         """Reads a block."""
         del step
-        examples, skipped = read_or_skip(self._source, example_ids, self._resize)
+        examples, skipped, readable = read_or_skip(self._source, example_ids, self._resize)
         views = [images.shorter_side_crop(e["image"], size=self._size, resize=self._resize) for e in examples]
         side = min(self._size, MAX_PIXELS_SIZE)
         pixels = [images.resize_to(view, side, side) for view in views]
         labels = np.array([example["label"] for example in examples], np.int32)
-        return EvaluationBlock(np.array(views), np.array(pixels), labels), skipped
+        return EvaluationBlock(np.array(views), np.array(pixels), labels, np.array(readable, np.int32)), skipped
 
 
 def read_or_skip(
     source: Source, example_ids: Sequence[int], min_shorter_side: int | None = None
-) -> tuple[list[Mapping[str, Any]], list[Unreadable]]:
+) -> tuple[list[Mapping[str, Any]], list[Unreadable], list[int]]:
     """Reads examples, without those that cannot be read.
 
     Args:
@@ -260,15 +262,16 @@ def read_or_skip(
         min_shorter_side: see `images.decode`.
 
     Returns:
-        The examples, and what was skipped.
+        The examples, what was skipped, and the numbers of the examples.
     """
-    examples, skipped = [], []
+    examples, skipped, readable = [], [], []
     for example_id in example_ids:
         try:
             examples.append(source.read(int(example_id), min_shorter_side))
+            readable.append(int(example_id))
         except UnreadableImage as error:
             skipped.append(Unreadable(source.name_of(int(example_id)), str(error)))
-    return examples, skipped
+    return examples, skipped, readable
 
 
 def read_or_next(

@@ -207,20 +207,22 @@ def available_cores() -> int:
 
 def blocks(
     load: Callable[[int, np.ndarray], tuple[Any, list[Unreadable]]],
-    num_examples: int,
+    end: int,
     skipped: SkippedRecords,
     *,
     block_size: int,
     num_workers: int,
+    first: int = 0,
 ) -> Iterator[Any]:
-    """All examples of a data set once, in order.
+    """Examples of a data set from one to another, each once, in order.
 
     Args:
         load: reads a block of examples, such as an `EvaluationLoader`.
-        num_examples: size of the data set.
+        end: number of the example after the last.
         skipped: is told of what could not be read.
         block_size: examples that are read at once; the last block may have fewer.
         num_workers: processes that read and decode; 0: a thread of this one.
+        first: number of the first example.
 
     Yields:
         What was loaded, a block at a time.
@@ -228,7 +230,9 @@ def blocks(
     Raises:
         UserError: if more records than allowed could not be read.
     """
-    dataset = grain.MapDataset.range(num_examples).batch(block_size).map_with_index(load)
+    if first >= end:
+        return
+    dataset = grain.MapDataset.range(first, end).batch(block_size).map_with_index(load)
     with contextlib.closing(read_ahead(dataset, first=0, num_workers=num_workers)) as items:
         for block, block_skipped in items:
             skipped.add(block_skipped)

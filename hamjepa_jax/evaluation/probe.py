@@ -1,11 +1,44 @@
 """Linear probes on frozen features: LayerNorm and a dense layer, AdamW with a cosine to zero."""
 
+from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+
+# Features that are on the device at a time.
+CHUNK_BYTES = 2**26
+# Stands for the number of an example where there is none: the last of `used`, which no probe sees.
+NO_EXAMPLE = -1
+# The share of the training examples by which a learning rate is chosen.
+VALIDATION_SHARE = 0.1
+
+
+class Outcome(NamedTuple):
+    """What a probe makes of the test images.
+
+    Attributes:
+        top1: whether each is classified correctly, bool (..., M).
+        top5: whether its class is among the five most likely, bool (..., M).
+    """
+
+    top1: np.ndarray
+    top5: np.ndarray
+
+
+class Sweep(NamedTuple):
+    """Probes that differ in their learning rate.
+
+    Attributes:
+        test: outcomes on the test images, (L, M).
+        validation_top1: accuracies on a tenth of the training examples, of probes that were trained without it, (L,).
+    """
+
+    test: Outcome
+    validation_top1: np.ndarray
 
 
 def linear_probe(
@@ -40,14 +73,75 @@ def linear_probe(
     """
     batch_size = min(batch_size, len(train_x))
     orders = _epoch_orders(len(train_x), epochs, batch_size, np.random.default_rng(seed))
-    top1, top5 = _fit_and_score(
-        jax.random.key(seed),
-        *map(jnp.asarray, (train_x, train_y, test_x, test_y, orders)),
-        num_classes,
-        learning_rate,
-        weight_decay,
+    params = _fit(
+        train_x,
+        train_y,
+        orders[:, None],
+        learning_rates=[learning_rate],
+        used=np.ones((1, len(train_x)), bool),
+        num_classes=num_classes,
+        weight_decay=weight_decay,
+        key=jax.random.key(seed),
     )
-    return {"top1": float(top1), "top5": float(top5)}
+    outcome = _score(params, test_x, test_y)
+    return {"top1": float(outcome.top1.mean()), "top5": float(outcome.top5.mean())}
+
+
+def learning_rate_sweep(
+    train_x: np.ndarray,
+    train_y: np.ndarray,
+    test_x: np.ndarray,
+    test_y: np.ndarray,
+    *,
+    num_classes: int,
+    learning_rates: Sequence[float],
+    weight_decay: float = 1e-6,
+    epochs: int = 50,
+    batch_size: int = 256,
+    seed: int = 0,
+) -> Sweep:
+    """Linear probes of several learning rates, trained at once on the same batches, see `linear_probe`.
+
+    Each has a twin that does not see a tenth of the training examples and is judged by them, so that a learning rate
+    can be chosen without looking at the test images.
+
+    Args:
+        train_x: training features (N, D).
+        train_y: training labels (N,).
+        test_x: test features (M, D).
+        test_y: test labels (M,).
+        num_classes: number of classes.
+        learning_rates: peaks of AdamW.
+        weight_decay: decoupled decay of every parameter.
+        epochs: passes over the training features.
+        batch_size: examples a step, at most N; incomplete batches are dropped.
+        seed: seed of the initialisation, of the order, and of the tenth.
+
+    Returns:
+        The outcomes, in the order of the learning rates.
+    """
+    batch_size, count = min(batch_size, len(train_x)), len(learning_rates)
+    orders = _epoch_orders(len(train_x), epochs, batch_size, np.random.default_rng(seed))
+    held_out = np.random.default_rng([seed, 1]).permutation(len(train_x))[
+        : max(1, int(VALIDATION_SHARE * len(train_x)))
+    ]
+    used = np.ones((2 * count, len(train_x)), bool)
+    used[count:, held_out] = False
+    params = _fit(
+        train_x,
+        train_y,
+        orders[:, None],
+        learning_rates=[*learning_rates, *learning_rates],
+        used=used,
+        num_classes=num_classes,
+        weight_decay=weight_decay,
+        key=jax.random.key(seed),
+    )
+    of_all, of_most = (jax.tree.map(lambda leaf, part=part: leaf[:, part], params) for part in _halves(count))
+    held_out = np.sort(held_out)
+    validation = _score(of_most, train_x[held_out], train_y[held_out])
+    test = _score(of_all, test_x, test_y)
+    return Sweep(Outcome(test.top1[0], test.top5[0]), validation.top1[0].mean(axis=-1))
 
 
 def few_label_probe(
@@ -57,14 +151,16 @@ def few_label_probe(
     test_y: np.ndarray,
     *,
     num_classes: int,
-    labels_per_class: int,
+    labels_per_class: int | Sequence[int],
     draws: int,
     learning_rate: float = 1e-3,
     weight_decay: float = 1e-6,
     steps: int = 500,
+    epochs: int = 50,
+    batch_size: int = 256,
     seed: int = 0,
-) -> dict[str, float | int]:
-    """Accuracy of the linear probe when only a few labels of each class are known, averaged over random draws.
+) -> Outcome:
+    """The linear probe when only a few labels of each class are known, for several random draws of them.
 
     Args:
         train_x: training features (N, D).
@@ -72,45 +168,57 @@ def few_label_probe(
         test_x: test features (M, D).
         test_y: test labels (M,).
         num_classes: number of classes.
-        labels_per_class: labelled examples of each class.
+        labels_per_class: labelled examples of each class, a number or one for every class.
         draws: number of random draws of the labelled examples, the same for every set of features of one seed.
         learning_rate: peak of AdamW, from which a cosine leads to zero.
         weight_decay: decoupled decay of every parameter.
-        steps: steps on all the labelled examples at once.
-        seed: seed of the draws and of the initialisation.
+        steps: steps at least.
+        epochs: passes over the labelled examples at least.
+        batch_size: examples a step; if there are no more, every step sees all of them.
+        seed: seed of the draws, of the order and of the initialisation.
 
     Returns:
-        {"labels_per_class", "draws", "top1", "top1_std", "top5"}: means over the draws, and the standard deviation.
+        The outcomes of the draws, (draws, M).
 
     Raises:
-        ValueError: if a class has fewer than `labels_per_class` examples.
+        ValueError: if a class has fewer labelled examples than asked for.
     """
     counts = np.bincount(train_y, minlength=num_classes)
-    if counts.min() < labels_per_class:
-        raise ValueError(f"labels_per_class: class {counts.argmin()} has only {counts.min()} examples")
+    wanted = np.broadcast_to(labels_per_class, num_classes)
+    if np.any(counts < wanted):
+        scarce = int(np.argmax(counts < wanted))
+        raise ValueError(f"labels_per_class: class {scarce} has only {counts[scarce]} examples")
     generator = np.random.default_rng(seed)
-    members = [np.flatnonzero(train_y == label) for label in range(num_classes)]
+    by_class = np.split(np.argsort(train_y, kind="stable"), np.cumsum(counts)[:-1])
     chosen = np.stack(
-        [np.concatenate([generator.choice(m, labels_per_class, replace=False) for m in members]) for _ in range(draws)]
+        [
+            np.concatenate([generator.choice(m, n, replace=False) for m, n in zip(by_class, wanted, strict=True)])
+            for _ in range(draws)
+        ]
     )
-    orders = np.broadcast_to(np.arange(chosen.shape[1]), (steps, chosen.shape[1]))
-    fit = jax.vmap(_fit_and_score, in_axes=(0, 0, 0, None, None, None, None, None, None))
-    top1, top5 = fit(
-        jax.random.split(jax.random.key(seed), draws),
-        jnp.asarray(train_x)[chosen],
-        jnp.asarray(train_y)[chosen],
-        *map(jnp.asarray, (test_x, test_y, orders)),
-        num_classes,
-        learning_rate,
-        weight_decay,
+    size = chosen.shape[1]
+    num_seen = min(batch_size, size)
+    passes = max(epochs, -(-steps // (size // num_seen)))
+    orders = np.stack([_epoch_orders(size, passes, num_seen, generator) for _ in range(draws)], axis=1)
+    # Batches of one size, and so one compilation, for any number of labels.
+    orders_SxGxB = np.full((*orders.shape[:2], batch_size), NO_EXAMPLE)
+    orders_SxGxB[:, :, :num_seen] = chosen[np.arange(draws)[:, None], orders]
+    params = _fit(
+        train_x,
+        train_y,
+        orders_SxGxB,
+        learning_rates=[learning_rate],
+        used=np.ones((1, len(train_x)), bool),
+        num_classes=num_classes,
+        weight_decay=weight_decay,
+        key=jax.random.key(seed),
     )
-    return {
-        "labels_per_class": labels_per_class,
-        "draws": draws,
-        "top1": float(jnp.mean(top1)),
-        "top1_std": float(jnp.std(top1, ddof=1)) if draws > 1 else 0.0,
-        "top5": float(jnp.mean(top5)),
-    }
+    outcome = _score(params, test_x, test_y)
+    return Outcome(outcome.top1[:, 0], outcome.top5[:, 0])
+
+
+def _halves(count: int) -> tuple[slice, slice]:
+    return slice(count), slice(count, None)
 
 
 def _epoch_orders(num_examples: int, epochs: int, batch_size: int, generator: np.random.Generator) -> np.ndarray:
@@ -120,14 +228,38 @@ def _epoch_orders(num_examples: int, epochs: int, batch_size: int, generator: np
     return np.concatenate(orders).reshape(-1, batch_size)
 
 
-def _logits(params, x):
-    normalized = jax.nn.standardize(x, axis=-1, epsilon=1e-5)
-    return (params["scale"] * normalized + params["offset"]) @ params["kernel"] + params["bias"]
+def _fit(x, y, orders_SxGxB, *, learning_rates, used, num_classes, weight_decay, key) -> dict[str, jax.Array]:
+    """Trains probes in groups, those of a group on the same batches, each with its own learning rate.
+
+    Args:
+        x: features (N, D); what a chunk of steps needs is copied to the device, and no more.
+        y: labels (N,).
+        orders_SxGxB: examples of every step, for every group; `NO_EXAMPLE` in places that are left empty.
+        learning_rates: learning rates of the probes of a group, (P,).
+        used: which examples each of them sees, bool (P, N).
+        num_classes: number of classes.
+        weight_decay: decoupled decay.
+        key: key of the initialisation.
+
+    Returns:
+        Parameters with the leading axes (G, P).
+    """
+    steps, groups, batch_size = orders_SxGxB.shape
+    chunk = max(1, min(steps, CHUNK_BYTES // (groups * batch_size * x.shape[1] * 4)))
+    params = _initial_params(key, x.shape[1], num_classes, groups, len(learning_rates))
+    carry = (params, optax.scale_by_adam().init(params))
+    settings = (jnp.asarray(learning_rates, jnp.float32), jnp.float32(weight_decay), jnp.int32(steps))
+    used = np.pad(used, ((0, 0), (0, 1)))
+    for start in range(0, steps, chunk):
+        order = orders_SxGxB[start : start + chunk]
+        # One shape, and so one compilation, for all chunks.
+        padded = np.concatenate([order, np.broadcast_to(order[-1:], (chunk - len(order), *order.shape[1:]))])
+        batches = (x[padded].astype(np.float32), y[padded].astype(np.int32), np.moveaxis(used[:, padded], 0, 2))
+        carry = _train(carry, *batches, jnp.int32(start), jnp.int32(len(order)), *settings)
+    return carry[0]
 
 
-@partial(jax.jit, static_argnums=(6, 7, 8))
-def _fit_and_score(key, train_x, train_y, test_x, test_y, orders, num_classes, learning_rate, weight_decay):
-    dim = train_x.shape[1]
+def _initial_params(key, dim, num_classes, groups, probes):
     kernel_key, bias_key = jax.random.split(key)
     bound = dim**-0.5
     params = {
@@ -136,20 +268,62 @@ def _fit_and_score(key, train_x, train_y, test_x, test_y, orders, num_classes, l
         "kernel": jax.random.uniform(kernel_key, (dim, num_classes), minval=-bound, maxval=bound),
         "bias": jax.random.uniform(bias_key, (num_classes,), minval=-bound, maxval=bound),
     }
-    schedule = optax.cosine_decay_schedule(learning_rate, orders.shape[0])
-    optimizer = optax.adamw(schedule, weight_decay=weight_decay)
+    return jax.tree.map(lambda leaf: jnp.tile(leaf, (groups, probes, *[1] * leaf.ndim)), params)
 
-    def loss_fn(params, indices):
-        logits = _logits(params, train_x[indices])
-        return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, train_y[indices]))
 
-    def step(carry, indices):
-        params, opt_state = carry
-        updates, opt_state = optimizer.update(jax.grad(loss_fn)(params, indices), opt_state, params)
-        return (optax.apply_updates(params, updates), opt_state), None
+def _logits(params, normalized):
+    """(s·x̂ + o)·W + b as x̂·(s·W) + (o·W + b): the same number, with one product for many probes."""
+    kernel = params["scale"][:, None] * params["kernel"]
+    return normalized @ kernel + (params["offset"] @ params["kernel"] + params["bias"])
 
-    (params, _), _ = jax.lax.scan(step, (params, optimizer.init(params)), orders)
-    logits = _logits(params, test_x)
-    own = jnp.take_along_axis(logits, test_y[:, None], axis=1)
-    rank = jnp.sum(logits > own, axis=1)
-    return jnp.mean(rank < 1), jnp.mean(rank < 5)
+
+def _normalized(x):
+    return jax.nn.standardize(x, axis=-1, epsilon=1e-5)
+
+
+@partial(jax.jit, donate_argnums=0)
+def _train(carry, x, y, used, start, count, learning_rates, weight_decay, total_steps):
+    """Makes `count` steps from `start` on, of features (S, G, B, D), labels (S, G, B) and `used` (S, G, P, B)."""
+    adam = optax.scale_by_adam()
+    x = _normalized(x)
+
+    def loss_of_one(params, x, y, used):
+        losses = optax.softmax_cross_entropy_with_integer_labels(_logits(params, x), y)
+        return jnp.sum(losses * used) / jnp.maximum(jnp.sum(used), 1)
+
+    def loss_of_all(params, x, y, used):
+        of_a_group = jax.vmap(loss_of_one, in_axes=(0, None, None, 0))
+        return jnp.sum(jax.vmap(of_a_group)(params, x, y, used))
+
+    def step(index, carry):
+        params, moments = carry
+        gradients = jax.grad(loss_of_all)(params, x[index], y[index], used[index])
+        directions, moments = adam.update(gradients, moments)
+        rates = learning_rates * 0.5 * (1.0 + jnp.cos(jnp.pi * (start + index) / total_steps))
+
+        def updated(leaf, direction):
+            rate = rates.reshape(1, -1, *[1] * (leaf.ndim - 2))
+            return leaf - rate * (direction + weight_decay * leaf)
+
+        return jax.tree.map(updated, params, directions), moments
+
+    return jax.lax.fori_loop(0, count, step, carry)
+
+
+def _score(params, x, y) -> Outcome:
+    """The outcomes of probes with the leading axes (G, P), as (G, P, M)."""
+    size = max(1, CHUNK_BYTES // (4 * params["kernel"][:, :, 0].size + 4 * x.shape[1]))
+    ranks = [
+        np.asarray(_ranks(params, jnp.asarray(x[i : i + size], jnp.float32), jnp.asarray(y[i : i + size], jnp.int32)))
+        for i in range(0, len(x), size)
+    ]
+    rank = np.concatenate(ranks, axis=-1)
+    return Outcome(rank < 1, rank < 5)
+
+
+@jax.jit
+def _ranks(params, x, y):
+    """How many classes are more likely than the true one, (G, P, M)."""
+    logits = jax.vmap(jax.vmap(_logits, in_axes=(0, None)), in_axes=(0, None))(params, _normalized(x))
+    own = jnp.take_along_axis(logits, y[None, None, :, None], axis=-1)
+    return jnp.sum(logits > own, axis=-1)

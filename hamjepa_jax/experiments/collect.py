@@ -9,6 +9,7 @@ from hamjepa_jax.experiments.runs import Run
 from hamjepa_jax.experiments.significance import Comparison, Summary, compare, summarize
 
 NEIGHBOURS = 20
+FEW_LABELS = "5"
 BASELINES = {"pixels": "raw pixels", "random_encoder": "untrained encoder"}
 
 
@@ -84,12 +85,15 @@ def collect(grid: Grid, runs: Sequence[Run], *, reference: str) -> Table:
 def _scores(written: Mapping[str, Any]) -> dict[str, float]:
     """The scores of one set of features."""
     knn, few = written["knn"], written["few_label_probe"]
+    few_label = {f"{name}-label probe, %": 100 * few[name]["top1"] for name in (FEW_LABELS, *few) if name in few}
     nearest = min(range(len(knn["k"])), key=lambda i: abs(knn["k"][i] - NEIGHBOURS))
     return {
         f"kNN@{knn['k'][nearest]}, %": 100 * knn["top1"][nearest],
         "linear probe, %": 100 * written["linear_probe"]["top1"],
-        f"{few['labels_per_class']}-label probe, %": 100 * few["top1"],
-        "effective rank": written["spectrum"]["effective_rank"],
+        # One of them is enough for a table.
+        **dict(list(few_label.items())[:1]),
+        # Features without any variance have none.
+        "effective rank": written["spectrum"]["effective_rank"] or 0.0,
     }
 
 

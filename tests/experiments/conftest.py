@@ -33,7 +33,7 @@ def scores(top1):
     return {
         "knn": {"k": [1, 20], "top1": [0.1, top1]},
         "linear_probe": {"top1": top1 / 2},
-        "few_label_probe": {"labels_per_class": 5, "top1": top1 / 4},
+        "few_label_probe": {"1": {"top1": 0.0}, "5": {"top1": top1 / 4}},
         "spectrum": {"effective_rank": 10 * top1},
     }
 base = {"good": 0.8, "better": 0.9}.get(variant, 0.5)

@@ -195,7 +195,10 @@ def test_two_rows_are_trained_and_compared(tmp_path, monkeypatch, capfd):
         "--config.train.max_steps=2",
         "--config.data.batch_size=64",
         "--config.evaluation.probe.epochs=1",
+        "--config.evaluation.probe.learning_rates=(1e-2,)",
+        "--config.evaluation.few_label_probe.labels_per_class=(5,)",
         "--config.evaluation.few_label_probe.steps=1",
+        "--config.evaluation.few_label_probe.epochs=1",
     ]
     config = f"--config={Path(__file__).parents[2] / 'configs' / 'digits.py'}"
     command = ["experiments", "--grid=tried", config, f"--output={tmp_path}", "--seeds=1", "--at_once=2", *small]

@@ -25,16 +25,43 @@ def test_knn(golden, precision):
         train_x, numbers["train_labels"], test_x, numbers["test_labels"], ks=ks, num_classes=NUM_CLASSES
     )
     assert accuracy["top1"] == pytest.approx(numbers["knn_top1"])
-    # The fifth place is often a tie; ours go to the lowest class, the published code's are in no order of classes.
+    # The fifth place is often a tie, which ours gives to the lowest class: that is the only difference.
     for i, k in enumerate(ks):
         votes = votes_of(numbers, k)
         own = np.take_along_axis(votes, numbers["test_labels"][:, None], axis=1)
         ahead, tied = np.sum(votes > own, axis=1), np.sum(votes == own, axis=1) - 1
         fewest, most = np.mean(ahead + tied < 5), np.mean(ahead < 5)
-        for top5 in (accuracy["top5"][i], numbers["knn_top5"][i]):
-            assert fewest - 1e-9 <= top5 <= most + 1e-9
-        if fewest == most:
-            assert accuracy["top5"][i] == pytest.approx(numbers["knn_top5"][i])
+        assert fewest - 1e-9 <= accuracy["top5"][i] <= most + 1e-9
+        in_five = [label in five_by_quickselect(row) for label, row in zip(numbers["test_labels"], votes, strict=True)]
+        assert np.mean(in_five) == pytest.approx(numbers["knn_top5"][i], abs=1e-12)
+
+
+def five_by_quickselect(votes):
+    """Five classes with most votes, with ties in the order in which quickselect leaves them.
+
+    The published code takes the five from an unsorted selection: the median of three as the pivot, until at most three
+    candidates for the last place are left.
+    """
+    found = list(enumerate(votes))
+    first, last = 0, len(found)
+    while last - first > 3:
+        candidates = sorted((first + 1, (first + last) // 2, last - 1), key=lambda i: found[i][1])
+        pivot_at = candidates[1]
+        found[first], found[pivot_at] = found[pivot_at], found[first]
+        pivot, left, right = found[first][1], first + 1, last
+        while True:
+            while found[left][1] > pivot:
+                left += 1
+            right -= 1
+            while pivot > found[right][1]:
+                right -= 1
+            if left >= right:
+                break
+            found[left], found[right] = found[right], found[left]
+            left += 1
+        first, last = (left, last) if left <= 4 else (first, left)
+    found[first:last] = sorted(found[first:last], key=lambda candidate: -candidate[1])
+    return [label for label, _ in found[:5]]
 
 
 def test_spectrum(golden):

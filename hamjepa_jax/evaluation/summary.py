@@ -8,10 +8,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hamjepa_jax.evaluation.spectra import norms, random_pair_cosines
-
 BASELINES = {"pixels": "raw pixels", "random_encoder": "untrained encoder"}
-COSINE_PAIRS = 20_000
+# Of the few-label probes, what the table has room for.
+FEW_LABELS = ("5",)
 
 
 def print_table(metrics: Mapping[str, Any], console: Console) -> None:
@@ -23,34 +22,38 @@ def print_table(metrics: Mapping[str, Any], console: Console) -> None:
     """
     rows = _named_scores(metrics)
     first = next(iter(rows.values()))
+    ks, few = first["knn"]["k"], [name for name in FEW_LABELS if name in first["few_label_probe"]]
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", title_justify="left", title_style="italic")
     table.title = (
         f"{metrics['variant']}, step {metrics['step']}, seed {metrics['seed']}: test accuracy of kNN(k) and probes, %"
     )
     table.add_column("features", no_wrap=True)
-    columns = [f"k={k}" for k in first["knn"]["k"]]
-    labels = first["few_label_probe"]["labels_per_class"]
-    for column in ("dim", *columns, "probe", f"{labels}-label", "rank"):
+    for column in ("dim", *(f"k={k}" for k in ks), "probe", *(f"{name}-label" for name in few), "rank"):
         table.add_column(column, justify="right", no_wrap=True)
     for name, scores in rows.items():
-        accuracies = [*scores["knn"]["top1"], scores["linear_probe"]["top1"], scores["few_label_probe"]["top1"]]
+        accuracies = [*scores["knn"]["top1"], scores["linear_probe"]["top1"]]
+        accuracies += [scores["few_label_probe"][labels]["top1"] for labels in few]
         table.add_row(
             # The title has the variant.
             name.removeprefix(f"{metrics['variant']} "),
             str(scores["dim"]),
             *(f"{100 * accuracy:.1f}" for accuracy in accuracies),
-            f"{scores['spectrum']['effective_rank']:.1f}",
+            # Features without any variance have none.
+            "–" if (rank := scores["spectrum"]["effective_rank"]) is None else f"{rank:.1f}",
         )
     console.print(table)
-    console.print(f"probe: linear, all labels; {labels}-label: linear, {labels} labels a class; rank: effective rank")
+    widest = max(high - low for low, high in (scores["linear_probe"]["top1_interval"] for scores in rows.values()))
+    console.print(
+        "probe: linear, all labels; 5-label: linear, 5 labels a class; rank: effective rank\n"
+        f"95 % intervals of the probe over {metrics['num_test']:,} test images: ± {50 * widest:.1f} or less"
+    )
 
 
-def draw_summary(metrics: Mapping[str, Any], clouds: Mapping[str, np.ndarray], path: Path) -> None:
+def draw_summary(metrics: Mapping[str, Any], path: Path) -> None:
     """Draws kNN curves, covariance spectra, and histograms of cosines and norms, with the untrained encoder beside.
 
     Args:
         metrics: what metrics.json holds.
-        clouds: test features (N, D) by name: the headline coordinate, and that of the untrained encoder.
         path: where the PNG goes.
     """
     import matplotlib
@@ -64,26 +67,32 @@ def draw_summary(metrics: Mapping[str, Any], clouds: Mapping[str, np.ndarray], p
     figure.suptitle(f"{metrics['variant']}, step {metrics['step']}, seed {metrics['seed']}")
     _draw_knn_curves(knn_axes, metrics)
     _draw_spectra(spectrum_axes, metrics)
-    trained, untrained = clouds
-    colors = {trained: "C0", untrained: "0.5"}
-
-    for name, cloud in clouds.items():
-        cosines = random_pair_cosines(cloud, num_pairs=COSINE_PAIRS, seed=0)
-        cosine_axes.hist(cosines, bins=np.linspace(-1, 1, 81), density=True, alpha=0.6, color=colors[name], label=name)
+    _draw_histograms(cosine_axes, metrics, "cosines")
     cosine_axes.set(xlabel="cosine of a random pair", ylabel="density", title="Cosines (not centred)")
-    cosine_axes.legend(frameon=False)
-
-    for name, cloud in clouds.items():
-        relative = norms(cloud) / np.sqrt(cloud.shape[1])
-        norm_axes.hist(relative, bins=40, density=True, alpha=0.6, color=colors[name], label=name)
+    _draw_histograms(norm_axes, metrics, "norms")
     norm_axes.axvline(1.0, color="k", linewidth=1, linestyle=":", label="isotropic Gaussian")
     norm_axes.set(xlabel="norm / √dimension", ylabel="density", title="Norms")
-    norm_axes.legend(frameon=False)
 
     for axes in figure.axes:
+        axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=120)
     pyplot.close(figure)
+
+
+def _draw_histograms(axes: Any, metrics: Mapping[str, Any], name: str) -> None:
+    for shown, (scores, color) in _headline_and_untrained(metrics).items():
+        histogram = scores["geometry"][name]
+        axes.stairs(histogram["density"], histogram["edges"], fill=True, alpha=0.6, color=color, label=shown)
+
+
+def _headline_and_untrained(metrics: Mapping[str, Any]) -> dict[str, tuple[Mapping[str, Any], str]]:
+    """Scores and the colour in which they are drawn, by the name that is shown."""
+    headline = next(iter(metrics["features"]))
+    return {
+        f"{metrics['variant']} {headline}": (metrics["features"][headline], "C0"),
+        BASELINES["random_encoder"]: (metrics["baselines"]["random_encoder"], "0.5"),
+    }
 
 
 def _draw_knn_curves(axes: Any, metrics: Mapping[str, Any]) -> None:
@@ -96,16 +105,10 @@ def _draw_knn_curves(axes: Any, metrics: Mapping[str, Any]) -> None:
     ks = scores["knn"]["k"]
     axes.set_xticks(ks, [str(k) for k in ks])
     axes.minorticks_off()
-    axes.legend(frameon=False)
 
 
 def _draw_spectra(axes: Any, metrics: Mapping[str, Any]) -> None:
-    headline = next(iter(metrics["features"]))
-    drawn = {
-        f"{metrics['variant']} {headline}": (metrics["features"][headline], "C0"),
-        BASELINES["random_encoder"]: (metrics["baselines"]["random_encoder"], "0.5"),
-    }
-    for name, (scores, color) in drawn.items():
+    for name, (scores, color) in _headline_and_untrained(metrics).items():
         eigenvalues = np.array(scores["spectrum"]["eigenvalues"])
         shares = eigenvalues / eigenvalues.sum()
         positive = shares > 1e-12
@@ -119,7 +122,6 @@ def _draw_spectra(axes: Any, metrics: Mapping[str, Any]) -> None:
         ylabel="share of the variance",
         title="Covariance spectrum",
     )
-    axes.legend(frameon=False)
 
 
 def _named_scores(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
