@@ -43,7 +43,7 @@ def measure(variant: str, seed: int, workdir: Path) -> dict[str, Any]:
         workdir: a directory that does not exist yet.
 
     Returns:
-        {"variant", "seed", "seconds", "peak_memory_gib", "metrics"}, the metrics without the spectra.
+        {"variant", "seed", "seconds", "peak_memory_gib", "metrics"}, the metrics without spectra and histograms.
 
     Raises:
         RuntimeError: if the run fails.
@@ -59,6 +59,8 @@ def measure(variant: str, seed: int, workdir: Path) -> dict[str, Any]:
     metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text())
     for scores in (*metrics["features"].values(), *metrics["baselines"].values()):
         del scores["spectrum"]["eigenvalues"]
+        scores["geometry"] = {name: scores["geometry"][name] for name in ("alignment", "uniformity")}
+    del metrics["state"]
     # Linux counts the resident set in KiB.
     memory = usage.ru_maxrss / 2**20
     return {
@@ -89,7 +91,7 @@ def headline_scores(runs: Sequence[Mapping[str, Any]], row: str) -> np.ndarray:
             (
                 s["knn"]["top1"][s["knn"]["k"].index(HEADLINE_NEIGHBOURS)],
                 s["linear_probe"]["top1"],
-                s["few_label_probe"]["top1"],
+                s["few_label_probe"]["5"]["top1"],
             )
             for s in scores
         ]

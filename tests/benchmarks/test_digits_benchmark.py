@@ -9,7 +9,7 @@ def run(variant, seed, top1):
     scores = {
         "knn": {"k": [1, 20], "top1": [0.0, top1]},
         "linear_probe": {"top1": top1 + 0.01},
-        "few_label_probe": {"top1": top1 - 0.1},
+        "few_label_probe": {"5": {"top1": top1 - 0.1}},
     }
     names = ("q", "p", "qp") if variant == "hamjepa" else ("whole",)
     metrics = {
