@@ -185,9 +185,9 @@ class Telemetry:
 
 
 def _probe_text(values: Mapping[str, float]) -> str:
-    """What the online probe found, such as "kNN@20 0.912  ridge 0.934"; nothing if it was not due."""
+    """What the online probe found, such as "kNN@20 91.2 %  ridge 93.4 %"; nothing if it was not due."""
     found = {name.removeprefix("online_"): value for name, value in values.items() if name.startswith("online_")}
-    return "  ".join(f"{name.replace('knn', 'kNN@')} {value:.3f}" for name, value in found.items())
+    return "  ".join(f"{name.replace('knn', 'kNN@')} {100 * value:.1f} %" for name, value in found.items())
 
 
 def _broken_terms(values: Mapping[str, float]) -> list[str]:

@@ -179,7 +179,7 @@ def test_what_the_online_probe_finds_is_shown_and_logged_at_once(tmp_path):
                 assert values.get("online_knn20") == found.get("online_knn20")
         logged = {record["step"]: record.get("online_knn20") for record in records(tmp_path / "log")}
         assert logged == {1: 0.9125, 2: None, 5: None}
-        assert "kNN@20 0.912  ridge 0.950" in output.getvalue()
+        assert "kNN@20 91.2 %  ridge 95.0 %" in output.getvalue()
         (tmp_path / "log").unlink()
 
 
