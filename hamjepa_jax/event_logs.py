@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hamjepa_jax.errors import StorageError, UserError
+from hamjepa_jax.atomic_files import replacing, writing
+from hamjepa_jax.errors import UserError
 
 # Fields of a record, see `telemetry.Telemetry.record`, that are neither terms nor statistics of the loss.
 GROUPS = {
@@ -111,11 +112,9 @@ class TensorBoardLog(EventLog):
         """
         # Read in the order of their names. A run may be gone on with within a second.
         self._path = directory / f"events.out.tfevents.{time.time():.6f}.{socket.gethostname()}"
-        try:
+        with writing(self._path):
             directory.mkdir(parents=True, exist_ok=True)
             self._file = self._path.open("wb")
-        except OSError as error:
-            raise StorageError(f"{self._path}: cannot be written ({error.strerror})") from error
         self._write(file_version="brain.Event:2")
 
     def begin(self, step: int, config: Mapping[str, Any]) -> None:
@@ -164,11 +163,9 @@ class TensorBoardLog(EventLog):
         data = Event(wall_time=time.time(), **event).SerializeToString()
         length = struct.pack("<Q", len(data))
         parts = (length, struct.pack("<I", masked_crc32c(length)), data, struct.pack("<I", masked_crc32c(data)))
-        try:
+        with writing(self._path):
             self._file.write(b"".join(parts))
             self._file.flush()
-        except OSError as error:
-            raise StorageError(f"{self._path}: cannot be written ({error.strerror})") from error
 
 
 class WeightsAndBiasesLog(EventLog):
@@ -233,11 +230,7 @@ def require_wandb() -> None:
 
 
 def _kept_id(path: Path) -> str:
-    try:
-        if not path.exists():
-            replacement = path.with_suffix(".tmp")
+    if not path.exists():
+        with replacing(path) as replacement:
             replacement.write_text(secrets.token_hex(4))
-            replacement.replace(path)
-        return path.read_text()
-    except OSError as error:
-        raise StorageError(f"{path}: cannot be written ({error.strerror})") from error
+    return path.read_text()

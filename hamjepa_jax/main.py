@@ -12,9 +12,9 @@ MPI and on TPU pods they find out by themselves; launch/ has a script for each.
 
     python -m hamjepa_jax.main --config=... --coordinator_address=HOST:PORT --num_processes=2 --process_id=0
 
-Exit codes: 0 success, 1 values that are not finite, 2 a mistake in the command or the config, 3 a checkpoint or the log
-cannot be written, 4 another process was lost or never came, 130 stopped by Ctrl-C, 143 by SIGTERM or a preemption
-notice. A run that ended early goes on where it was when the same command is given again.
+Exit codes: 0 success, 1 values that are not finite, 2 a mistake in the command or the config, 3 a checkpoint, a log or
+a result cannot be written, 4 another process was lost or never came, 130 stopped by Ctrl-C, 143 by SIGTERM or a
+preemption notice. A run that ended early goes on where it was when the same command is given again.
 """
 
 import json
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from hamjepa_jax.train import Setup
     from hamjepa_jax.workdir import Workdir
 
+# A flag that sets a field of the config.
+FIELD = re.compile(r"--?(?:no)?config\.([^=]+)")
 HELP_FLAGS = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
 MODES = ("train_and_evaluate", "train", "evaluate", "diagnose", "report", "views")
 # These need no config but that of the run in the workdir.
@@ -77,7 +79,8 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
         The program's name and the arguments that are not flags.
 
     Raises:
-        UserError: for an unknown flag or key, a value of another type, or a config that cannot be loaded.
+        UserError: for an unknown flag or key, a field without a config, a value of another type, or a config that
+            cannot be loaded.
     """
     config_at = [i for i, argument in enumerate(arguments) if re.fullmatch(r"--?config(=.*)?", argument)]
     if config_at:
@@ -85,8 +88,12 @@ def parse_flags(arguments: Sequence[str]) -> list[str]:
         if equals or config_at[-1] + 1 < len(arguments):
             config = load_config(path if equals else arguments[config_at[-1] + 1])
             for argument in arguments[1:]:
-                if match := re.match(r"--?(?:no)?config\.([^=]+)", argument):
+                if match := FIELD.match(argument):
                     check_key(config, match.group(1))
+    elif fields := [argument for argument in arguments[1:] if FIELD.match(argument)]:
+        raise UserError(
+            f"{fields[0]}: sets a field of a config, which has to be named: give --config=PATH[:VARIANT] too"
+        )
     try:
         return flags.FLAGS(list(arguments))
     except flags.Error as error:

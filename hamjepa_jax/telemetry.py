@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hamjepa_jax.alarms import Alarms
-from hamjepa_jax.errors import NonFiniteError, StorageError
+from hamjepa_jax.atomic_files import replacing, writing
+from hamjepa_jax.errors import NonFiniteError
 from hamjepa_jax.event_logs import EventLog, tagged
 
 # Not finite whenever a term is not; the terms are the better answer.
@@ -169,10 +170,8 @@ class Telemetry:
         return values
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        try:
+        with writing(self._log_file):
             self._file.write(json.dumps(record) + "\n")
-        except OSError as error:
-            raise StorageError(f"{self._file.name}: cannot be written ({error.strerror})") from error
         for log in self._event_logs:
             log.scalars(record["step"], tagged(record))
 
@@ -205,7 +204,6 @@ def _drop_records_from(log_file: Path, first_step: int) -> list[dict[str, Any]]:
     whole = [(line, json.loads(line)) for line in lines if line.endswith("\n")]
     kept = [(line, record) for line, record in whole if record["step"] < first_step]
     if len(kept) < len(lines):
-        replacement = log_file.with_suffix(".tmp")
-        replacement.write_text("".join(line for line, _ in kept))
-        replacement.replace(log_file)
+        with replacing(log_file) as replacement:
+            replacement.write_text("".join(line for line, _ in kept))
     return [record for _, record in kept]

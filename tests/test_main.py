@@ -67,6 +67,10 @@ MISTAKES = {
     ),
     "unknown flag": (["--workdri=here"], "did you mean: workdir"),
     "unknown mode": (["--mode=dream"], "should be one of"),
+    "a field without a config": (
+        ["--mode=evaluate", "--workdir=runs/mine", "--config.evaluation.ks=(1,)"],
+        "--config.evaluation.ks=(1,): sets a field of a config, which has to be named: give --config=PATH[:VARIANT]",
+    ),
     "not a flag": (["--config=configs/digits.py", "train"], "train: not a flag"),
     "a report of no run": (["--mode=report", "tests"], "tests: no run here"),
 }

@@ -12,11 +12,11 @@ from rich.console import Console
 from rich.table import Table
 
 from hamjepa_jax import build_objective, distributed
+from hamjepa_jax.atomic_files import write_json
 from hamjepa_jax.build import Experiment
 from hamjepa_jax.errors import UserError, require
 from hamjepa_jax.evaluation.diagnostics import NUM_APPLICATIONS, Flow, Trained, diagnostics
 from hamjepa_jax.evaluation.pairs import held_out_views
-from hamjepa_jax.json_files import write_json
 from hamjepa_jax.state import TrainState
 
 # Of how many held-out states there are Jacobians and roll-outs.

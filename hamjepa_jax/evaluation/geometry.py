@@ -3,7 +3,7 @@
 import numpy as np
 
 from hamjepa_jax.evaluation import gaussianity
-from hamjepa_jax.evaluation.spectra import alignment, norms, random_pair_cosines, random_rows, row_blocks, unit_rows
+from hamjepa_jax.evaluation.spectra import norms, random_pair_cosines, random_rows, row_blocks, unit_rows
 
 UNIFORMITY_POINTS = 4096
 PAIR_BLOCK = 512
@@ -19,23 +19,21 @@ NARROWEST = 1e-3
 VARIANCE_CUTOFF = 1e-10
 
 
-def geometry(x: np.ndarray, *, partner: np.ndarray | None = None, seed: int) -> dict[str, object]:
+def geometry(x: np.ndarray, *, seed: int) -> dict[str, object]:
     """How features lie in space.
 
     Args:
         x: features (N, D), at least two.
-        partner: features (N, D) that should be equal to x, such as those of other views of the same images, or None.
         seed: seed of the choice of pairs, points and directions.
 
     Returns:
-        {"alignment": with the partner, or None; "uniformity"; "cosines": histogram of random pairs; "norms": histogram
+        {"uniformity"; "cosines": histogram of random pairs; "norms": histogram
         of ‖x‖/√D; "gaussianity": {"standardized", "plain"}: each {"num_directions", "num_samples", "share_rejected":
         share of directions with p < 0.05, "p_values": histogram, "statistic", "null": {"quantiles", "values"}}}.
     """
     projections = gaussianity.random_projections(x, seed=seed)
     cosines = np.clip(random_pair_cosines(x, num_pairs=COSINE_PAIRS, seed=seed), -1.0, 1.0)
     return {
-        "alignment": None if partner is None else alignment(x, partner),
         "uniformity": uniformity(x, seed=seed),
         "cosines": histogram(cosines, bins=COSINE_BINS, between=(-1.0, 1.0)),
         "norms": histogram(norms(x) / np.sqrt(x.shape[1]), bins=BINS),

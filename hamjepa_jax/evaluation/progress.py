@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hamjepa_jax.json_files import read_json, write_json, writing
+from hamjepa_jax.atomic_files import read_json, write_json, writing
 
 
 class Progress:

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from hamjepa_jax import build_data, build_model, distributed, sharding, version
+from hamjepa_jax.atomic_files import replacing, write_json
 from hamjepa_jax.build import Experiment
 from hamjepa_jax.data.loading import EvaluationLoader
 from hamjepa_jax.data.pipeline import blocks
@@ -24,7 +25,6 @@ from hamjepa_jax.evaluation.geometry import state_geometry
 from hamjepa_jax.evaluation.pairs import alignments
 from hamjepa_jax.evaluation.progress import Progress
 from hamjepa_jax.evaluation.scores import Labelled, score
-from hamjepa_jax.json_files import write_json, writing
 from hamjepa_jax.state import TrainState
 from hamjepa_jax.step import make_feature_step
 
@@ -56,9 +56,9 @@ def check(config: ConfigDict, experiment: Experiment) -> None:
     )
     fractions = settings.few_label_probe.fractions
     require(
-        all(0 < fraction <= 1 for fraction in fractions),
+        all(isinstance(fraction, (int, float)) and 0 < fraction <= 1 for fraction in fractions),
         "evaluation.few_label_probe.fractions",
-        f"must be above 0 and at most 1, got {fractions}",
+        f"must be numbers above 0 and at most 1, got {fractions}",
     )
     if experiment.train_source.labels is None:
         return
@@ -141,8 +141,8 @@ def evaluate(
         }
         if distributed.is_primary():
             status.update("drawing")
-            with writing(directory):
-                summary.draw_summary(metrics, directory / "summary.png")
+            with replacing(directory / "summary.png") as picture:
+                summary.draw_summary(metrics, picture)
             _write_pictures(config, experiment, (train, test), headline, directory / "pictures.npz")
             write_json(directory / "metrics.json", metrics)
     summary.print_table(metrics, console)
@@ -265,6 +265,7 @@ def _write_pictures(
         for known, source in zip(features, (experiment.train_source, experiment.test_source), strict=True)
     )
     seed = config.train.seed
-    sheet = pictures.neighbour_sheet(gallery, queries, seed=seed)
-    with writing(path):
-        np.savez_compressed(path, **sheet, **pictures.embedding_map(queries.x, queries.labels, seed=seed))
+    drawn = pictures.neighbour_sheet(gallery, queries, seed=seed)
+    drawn |= pictures.embedding_map(queries.x, queries.labels, seed=seed)
+    with replacing(path) as replacement, replacement.open("wb") as file:
+        np.savez_compressed(file, **drawn)

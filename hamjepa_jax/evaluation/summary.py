@@ -76,7 +76,7 @@ def draw_summary(metrics: Mapping[str, Any], path: Path) -> None:
     for axes in figure.axes:
         axes.legend(frameon=False)
         axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, dpi=120, format="png")
     pyplot.close(figure)
 
 

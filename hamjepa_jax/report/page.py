@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from hamjepa_jax.errors import UserError
+from hamjepa_jax.atomic_files import replacing
 from hamjepa_jax.report import drawing, figures_geometry, figures_scores, figures_training, pictures, tables
 from hamjepa_jax.report import figures_diagnostics as diagnostics
 from hamjepa_jax.report.elements import Html, Key, element, grid, joined, legend
@@ -41,14 +41,12 @@ def write_report(directories: Sequence[Path], path: Path) -> None:
         path: where the HTML goes.
 
     Raises:
-        UserError: naming a directory that holds no run, a file in it that cannot be read, or a page that cannot be
-            written.
+        UserError: naming a directory that holds no run, or a file in it that cannot be read.
+        StorageError: if the page cannot be written; an older one is intact then.
     """
     document = page(read_runs(directories))
-    try:
-        path.write_text(document)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+    with replacing(path) as replacement:
+        replacement.write_text(document)
 
 
 def page(runs: Sequence[Run]) -> str:

@@ -75,14 +75,14 @@ def accuracies(runs: Sequence[Run]) -> Html | None:
     few = dict.fromkeys(name for scores in every for name in at(scores, "few_label_probe") or {})
     for name in few:
         label = f"{name} of the labels" if name.endswith("%") else f"{name} label{'s' * (name != '1')} a class"
-        columns.append((label, lambda s, name=name: _few(at(s, "few_label_probe", name))))
+        columns.append((label, lambda s, name=name: _probe(at(s, "few_label_probe", name))))
     columns.append(("effective rank", lambda s: _plain(at(s, "spectrum", "effective_rank"), 1)))
     columns += [(f"kNN@{k}", lambda s, k=k: _of_k(s, "top1", k)) for k in ks[1:]]
     cells = {name: [column(scores) for scores in every] for name, column in columns}
     cells = {name: column for name, column in cells.items() if any(cell != DASH for cell in column)}
     rows = [[name, *row] for (name, _), row in zip(named, zip(*cells.values(), strict=True), strict=True)]
     caption = (
-        "Top-1 test accuracy in %, and 95 % intervals over test images; for few labels over draws of the labels. "
+        "Top-1 test accuracy in %, and 95 % intervals over test images; with few labels, means over draws of them. "
         "kNN@20 and the linear probe at the protocol's learning rate are the headlines; the best rate was chosen by "
         "training images."
     )
@@ -184,10 +184,6 @@ def _of_k(scores: Any, name: str, k: int) -> Html | str:
 
 
 def _probe(probe: Any) -> Html | str:
-    return score_cell(at(probe, "top1"), at(probe, "top1_interval"))
-
-
-def _few(probe: Any) -> Html | str:
     return score_cell(at(probe, "top1"), at(probe, "top1_interval"))
 
 

@@ -131,8 +131,7 @@ def test_numbers_are_finite_plain_json_without_warnings(x):
         state = geometry.state_geometry(x, x[::-1], seed=0)
     for numbers in (found, state):
         assert json.loads(json.dumps(numbers, allow_nan=False)) == numbers
-    assert found["alignment"] is None
-    assert set(found) == {"alignment", "uniformity", "cosines", "norms", "gaussianity"}
+    assert set(found) == {"uniformity", "cosines", "norms", "gaussianity"}
     assert set(found["gaussianity"]["plain"]) == {
         "num_directions",
         "num_samples",
@@ -146,11 +145,6 @@ def test_numbers_are_finite_plain_json_without_warnings(x):
 def test_constant_features_are_not_gaussian():
     found = geometry.geometry(np.full((50, 3), 0.1, np.float32), seed=0)["gaussianity"]
     assert found["standardized"]["share_rejected"] == found["plain"]["share_rejected"] == 1
-
-
-def test_alignment_with_a_partner():
-    x, y = gaussian(20, 3), gaussian(20, 3, seed=1)
-    assert geometry.geometry(x, partner=y, seed=0)["alignment"] == spectra.alignment(x, y)
 
 
 def test_canonical_correlations_of_a_linear_function_are_one():

@@ -21,7 +21,8 @@ COORDINATES = ("q", "p", "qp", "whole", "pooled", "sqrt_h")
         ("evaluation.ks", (5, 2000), "between 1 and 1347"),
         ("evaluation.ks", (), "between 1 and 1347"),
         ("evaluation.few_label_probe.labels_per_class", (5, 500), "must be between 1 and the 131 images"),
-        ("evaluation.few_label_probe.fractions", (0.1, 1.5), "must be above 0 and at most 1, got (0.1, 1.5)"),
+        ("evaluation.few_label_probe.fractions", (0.1, 1.5), "must be numbers above 0 and at most 1, got (0.1, 1.5)"),
+        ("evaluation.few_label_probe.fractions", ("a",), "must be numbers above 0 and at most 1, got ('a',)"),
         ("evaluation.probe.learning_rates", (), "must be positive numbers of type float"),
         ("evaluation.temperature", 0.0, "must be positive, got 0.0"),
         ("evaluation.dtype", "float16", "'float16' is unknown; known: bfloat16, float32"),
@@ -75,7 +76,7 @@ def features_only(monkeypatch):
     monkeypatch.setattr(run.pictures, "neighbour_sheet", lambda gallery, queries, seed: pictured.append(queries) or {})
     monkeypatch.setattr(run.pictures, "embedding_map", lambda x, labels, seed: {})
     monkeypatch.setattr(run.summary, "print_table", lambda *arguments: None)
-    monkeypatch.setattr(run.summary, "draw_summary", lambda *arguments: None)
+    monkeypatch.setattr(run.summary, "draw_summary", lambda metrics, path: path.touch())
     monkeypatch.setattr(run, "write_json", lambda *arguments: None)
     return pictured
 

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from hamjepa_jax.errors import UserError
+from hamjepa_jax.errors import StorageError, UserError
 from hamjepa_jax.report import drawing
 from hamjepa_jax.report.page import write_report
 
@@ -313,8 +313,9 @@ def test_a_sheet_of_views_that_is_no_picture_is_named(make_run, tmp_path):
 
 
 def test_a_page_that_cannot_be_written_is_named(make_run, tmp_path):
-    with pytest.raises(UserError, match=r"nowhere/report.html: cannot be written"):
-        write_report([make_run(without=CURVES)], tmp_path / "nowhere" / "report.html")
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match=r"file/report.html: cannot be written"):
+        write_report([make_run(without=CURVES)], tmp_path / "file" / "report.html")
 
 
 def test_figures_take_the_colours_of_the_page(whole):

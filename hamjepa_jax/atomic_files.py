@@ -1,4 +1,4 @@
-"""JSON files that are always whole: a new one takes the old one's place in a single step."""
+"""Files that are always whole: a new one takes the old one's place in a single step."""
 
 import contextlib
 import json
@@ -25,8 +25,32 @@ def writing(path: Path) -> Iterator[None]:
         raise StorageError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Has a file written beside an older one, whose place it takes when it is whole.
+
+    Args:
+        path: the file, whose directory is made if need be.
+
+    Yields:
+        Where to write it.
+
+    Raises:
+        StorageError: if it cannot be written; an older one is intact then, as after any other exception within.
+    """
+    replacement = path.with_suffix(".tmp")
+    try:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield replacement
+            replacement.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            replacement.unlink()
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Writes a file, whose directory is made if need be.
+    """Writes a JSON file, see `replacing`.
 
     Args:
         path: the file.
@@ -36,15 +60,12 @@ def write_json(path: Path, value: Any) -> None:
         StorageError: if it cannot be written; an older one is intact then.
     """
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
-    replacement = path.with_suffix(".tmp")
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as replacement:
         replacement.write_text(text)
-        replacement.replace(path)
 
 
 def read_json(path: Path) -> Any:
-    """Reads a file.
+    """Reads a JSON file.
 
     Args:
         path: the file.
