@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from hamjepa_jax import environment
 from hamjepa_jax.build_data import kinds_of_views
 from hamjepa_jax.data import augment, views
 from hamjepa_jax.data.loading import CanvasBatch, CroppedBatch
@@ -175,7 +176,7 @@ def render(
     else:
         images = [batch.images] * len(groups)
     # One core works on one image at a time; an accelerator, and devices that share a batch, on all at once.
-    one_by_one = jax.default_backend() == "cpu" and jax.device_count() == 1
+    one_by_one = environment.on_one_cpu()
     return tuple(
         views.render_views(group_images, group_parameters, group.render, one_by_one=one_by_one)
         for group_images, group_parameters, group in zip(images, parameters, groups, strict=True)

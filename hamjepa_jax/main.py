@@ -172,10 +172,11 @@ def run(console: Console, directories: Sequence[str] = ()) -> None:
         return
     if directories:
         raise UserError(f"{directories[0]}: not a flag; flags begin with --, see --help")
-    from hamjepa_jax import build, distributed, sharding, train
+    from hamjepa_jax import build, distributed, environment, sharding, train
     from hamjepa_jax.evaluation.run import check
     from hamjepa_jax.workdir import Workdir
 
+    environment.compute_in_the_calling_thread()
     distributed.start(
         coordinator_address=_COORDINATOR_ADDRESS.value,
         num_processes=_NUM_PROCESSES.value,

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from threadpoolctl import threadpool_limits
 
-from hamjepa_jax import build_data, build_monitoring, distributed, sharding
+from hamjepa_jax import build_data, build_monitoring, distributed, environment, sharding
 from hamjepa_jax.build import Experiment
 from hamjepa_jax.checkpoint import BEST_MODES, Checkpointer, Restored
 from hamjepa_jax.data.sources import ArraySource
@@ -217,7 +217,7 @@ def train(config: ConfigDict, experiment: Experiment, setup: Setup, workdir: Wor
         feed = open_feed(config, experiment, setup, console, first_step=restored.data["next_step"])
         # XLA calls LAPACK for the small decompositions of the floors; its threads would spin against XLA's own.
         blas = threadpool_limits(1, user_api="blas")
-        with contextlib.closing(feed), telemetry, blas:
+        with contextlib.closing(feed), telemetry, blas, environment.reusing_memory():
             loop = Loop(
                 jit_train_step(config, experiment, setup),
                 setup.key,
@@ -293,4 +293,9 @@ def jit_train_step(config: ConfigDict, experiment: Experiment, setup: Setup) -> 
         return state, metrics | {"learning_rate": learning_rate}, jnp.max(requests)
 
     everywhere = sharding.replicated(setup.mesh)
-    return jax.jit(step_and_agree, donate_argnums=0, out_shardings=(setup.shardings, everywhere, everywhere))
+    return jax.jit(
+        step_and_agree,
+        donate_argnums=0,
+        out_shardings=(setup.shardings, everywhere, everywhere),
+        compiler_options=environment.compiler_options(),
+    )

@@ -8,8 +8,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from hamjepa_jax import environment
 from hamjepa_jax.models import heads
 from hamjepa_jax.models.batch_norm import BatchNorm
+from hamjepa_jax.models.convolution import Conv, computed_once, max_pool
 
 STEMS = ("cifar", "imagenet")
 
@@ -23,24 +25,27 @@ class BasicBlock(nn.Module):
         features: number of output channels.
         stride: stride of the first convolution and of the shortcut.
         dtype: type of the computation.
+        spatial_first: whether maps are (H, W, N, C).
     """
 
     features: int
     stride: int
     dtype: jnp.dtype
+    spatial_first: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Maps x (N, H, W, C) to (N, H/stride, W/stride, features)."""
-        conv = partial(nn.Conv, self.features, use_bias=False, dtype=self.dtype, kernel_init=_fan_out_normal)
-        y = conv(kernel_size=(3, 3), strides=self.stride, padding=1, name="conv1")(x)
-        y = nn.relu(BatchNorm(name="bn1")(y, train=train))
-        y = conv(kernel_size=(3, 3), padding=1, name="conv2")(y)
+        """Maps x to `features` maps, H/stride × W/stride."""
+        layout = {"spatial_first": self.spatial_first}
+        conv = partial(Conv, self.features, dtype=self.dtype, kernel_init=_fan_out_normal, **layout)
+        y = conv(3, self.stride, name="conv1")(x)
+        y = computed_once(nn.relu(BatchNorm(name="bn1")(y, train=train)), **layout)
+        y = conv(3, 1, name="conv2")(y)
         y = BatchNorm(name="bn2")(y, train=train)
         if x.shape[-1] != self.features or self.stride != 1:
-            x = conv(kernel_size=(1, 1), strides=self.stride, name="shortcut_conv")(x)
+            x = conv(1, self.stride, name="shortcut_conv")(x)
             x = BatchNorm(name="shortcut_bn")(x, train=train)
-        return nn.relu(x + y)
+        return computed_once(nn.relu(x + y), **layout)
 
 
 class BottleneckBlock(nn.Module):
@@ -53,26 +58,29 @@ class BottleneckBlock(nn.Module):
         features: number of channels of the 3×3 convolution; the block has four times as many output channels.
         stride: stride of the 3×3 convolution and of the shortcut.
         dtype: type of the computation.
+        spatial_first: whether maps are (H, W, N, C).
     """
 
     features: int
     stride: int
     dtype: jnp.dtype
+    spatial_first: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Maps x (N, H, W, C) to (N, H/stride, W/stride, 4·features)."""
-        conv = partial(nn.Conv, use_bias=False, dtype=self.dtype, kernel_init=_fan_out_normal)
-        y = conv(self.features, (1, 1), name="conv1")(x)
-        y = nn.relu(BatchNorm(name="bn1")(y, train=train))
-        y = conv(self.features, (3, 3), strides=self.stride, padding=1, name="conv2")(y)
-        y = nn.relu(BatchNorm(name="bn2")(y, train=train))
-        y = conv(4 * self.features, (1, 1), name="conv3")(y)
+        """Maps x to 4·`features` maps, H/stride × W/stride."""
+        layout = {"spatial_first": self.spatial_first}
+        conv = partial(Conv, dtype=self.dtype, kernel_init=_fan_out_normal, **layout)
+        y = conv(self.features, 1, 1, name="conv1")(x)
+        y = computed_once(nn.relu(BatchNorm(name="bn1")(y, train=train)), **layout)
+        y = conv(self.features, 3, self.stride, name="conv2")(y)
+        y = computed_once(nn.relu(BatchNorm(name="bn2")(y, train=train)), **layout)
+        y = conv(4 * self.features, 1, 1, name="conv3")(y)
         y = BatchNorm(name="bn3")(y, train=train)
         if x.shape[-1] != 4 * self.features or self.stride != 1:
-            x = conv(4 * self.features, (1, 1), strides=self.stride, name="shortcut_conv")(x)
+            x = conv(4 * self.features, 1, self.stride, name="shortcut_conv")(x)
             x = BatchNorm(name="shortcut_bn")(x, train=train)
-        return nn.relu(x + y)
+        return computed_once(nn.relu(x + y), **layout)
 
 
 BLOCKS = {"basic": BasicBlock, "bottleneck": BottleneckBlock}
@@ -100,7 +108,7 @@ class ResNetEncoder(nn.Module):
         out_dim: embedding size of the mode `global`.
         dtype: type of the computation; parameters and statistics are float32.
         remat: whether only the images and the inputs of the stages are kept for the backward pass, which computes the
-            stem and the stages again; the compiler undoes this on the CPU.
+            stem and the stages again; the compiler undoes this where several devices are CPUs.
         block: `basic`, two 3×3 convolutions, or `bottleneck`, a 3×3 one between two 1×1 ones that lead from and to
             four times the width.
 
@@ -124,10 +132,14 @@ class ResNetEncoder(nn.Module):
     @nn.compact
     def __call__(self, images_NxHxWxC: jax.Array, *, train: bool) -> jax.Array:
         """Embeds normalised images (N, H, W, C) as (N, D); `train` selects batch statistics."""
-        x = self._part(ResNetEncoder._stem, images_NxHxWxC, train=train)
+        spatial_first = environment.on_one_cpu()
+        settings = {"spatial_first": spatial_first, "train": train}
+        x = jnp.moveaxis(images_NxHxWxC, 0, 2) if spatial_first else images_NxHxWxC
+        x = self._part(ResNetEncoder._stem, x, **settings)
         num_stages = self.token_layer if self.mode == "tokens" else len(self.widths)
         for stage in range(num_stages):
-            x = self._part(ResNetEncoder._stage, x, stage=stage, train=train)
+            x = self._part(ResNetEncoder._stage, x, stage=stage, **settings)
+        x = jnp.moveaxis(x, 2, 0) if spatial_first else x
         if self.mode == "global":
             return heads.global_embedding(x, out_dim=self.out_dim, dtype=self.dtype)
         return heads.token_embedding(
@@ -143,18 +155,20 @@ class ResNetEncoder(nn.Module):
         compute = partial(part, **settings)
         return (nn.remat(compute) if self.remat else compute)(self, x)
 
-    def _stem(self, x: jax.Array, *, train: bool) -> jax.Array:
-        conv = partial(nn.Conv, self.widths[0], use_bias=False, dtype=self.dtype, name="stem_conv")
+    def _stem(self, x: jax.Array, *, spatial_first: bool, train: bool) -> jax.Array:
+        conv = partial(Conv, self.widths[0], dtype=self.dtype, spatial_first=spatial_first, name="stem_conv")
         if self.stem == "cifar":
-            x = conv(kernel_size=(3, 3), padding=1, kernel_init=heads.uniform(fan_in=9 * x.shape[-1]))(x)
+            x = conv(3, 1, kernel_init=heads.uniform(fan_in=9 * x.shape[-1]))(x)
         else:
-            x = conv(kernel_size=(7, 7), strides=2, padding=3, kernel_init=_fan_out_normal)(x)
+            x = conv(7, 2, kernel_init=_fan_out_normal)(x)
         x = nn.relu(BatchNorm(name="stem_bn")(x, train=train))
-        return x if self.stem == "cifar" else nn.max_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1)))
+        x = x if self.stem == "cifar" else max_pool(x, spatial_first=spatial_first)
+        return computed_once(x, spatial_first=spatial_first)
 
-    def _stage(self, x: jax.Array, *, stage: int, train: bool) -> jax.Array:
+    def _stage(self, x: jax.Array, *, stage: int, spatial_first: bool, train: bool) -> jax.Array:
         for number in range(self.depths[stage]):
             stride = 2 if stage > 0 and number == 0 else 1
             name = f"stage{stage + 1}_block{number + 1}"
-            x = BLOCKS[self.block](self.widths[stage], stride, self.dtype, name=name)(x, train=train)
+            block = BLOCKS[self.block](self.widths[stage], stride, self.dtype, spatial_first, name=name)
+            x = block(x, train=train)
         return x

@@ -136,7 +136,7 @@ class ViTEncoder(nn.Module):
         out_dim: embedding size of the mode `global`.
         dtype: type of the computation; parameters and statistics are float32.
         remat: whether only the inputs of the blocks are kept for the backward pass, which computes the blocks again;
-            the compiler undoes this on the CPU.
+            the compiler undoes this where several devices are CPUs.
 
     References:
         Dosovitskiy et al., "An Image is Worth 16x16 Words", 2021; Beyer et al., "Better plain ViT baselines for

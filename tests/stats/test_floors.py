@@ -79,9 +79,27 @@ def test_a_rank_one_cloud_passes_the_variance_floor_and_fails_the_covariance_flo
     assert floors.covariance_floor(line, jnp.eye(3), logdet_floor=-1.5)[0] > 1
 
 
-def test_random_projection_is_orthonormal_and_of_the_largest_useful_rank():
-    projection = floors.random_projection(jax.random.key(0), 9, 4)
-    np.testing.assert_allclose(projection.T @ projection, np.eye(4), atol=1e-12)
+# Not tall, and tall.
+@pytest.mark.parametrize(("dim", "rank"), [(9, 4), (4, 4), (64, 16)])
+def test_random_projection_is_orthonormal(dim, rank):
+    projection = floors.random_projection(jax.random.key(0), dim, rank)
+    assert projection.shape == (dim, rank)
+    np.testing.assert_allclose(projection.T @ projection, np.eye(rank), atol=1e-12)
+
+
+def test_tall_random_projection_is_orthonormal_to_rounding():
+    projection = floors.random_projection(jax.random.key(0), 512, 128, jnp.float32)
+    np.testing.assert_allclose(projection.T @ projection, np.eye(128), atol=3e-6)
+
+
+def test_random_projection_leans_to_no_direction():
+    projections = jax.vmap(lambda key: floors.random_projection(key, 8, 2))(jax.random.split(jax.random.key(0), 4000))
+    # The mean of a unit vector is zero and its second moments are 1/d, whatever its entry.
+    np.testing.assert_allclose(np.mean(projections[:, 1:], axis=0), 0.0, atol=0.03)
+    np.testing.assert_allclose(np.mean(np.square(projections), axis=0), 1 / 8, atol=0.015)
+
+
+def test_projections_are_of_the_largest_useful_rank():
     assert floors.projection_rank(256, 512) == 128
     assert floors.projection_rank(64, 512) == 64
     assert floors.projection_rank(256, 50) == 49
