@@ -37,7 +37,7 @@ FORBIDDEN = {
 }
 ONLY_IN = {
     "orbax": ("checkpoint",),
-    "torch": ("interop",),
+    "torch": ("interop", "benchmarks/torch_step"),
     "ml_collections": (
         "build",
         "build_data",

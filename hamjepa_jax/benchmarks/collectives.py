@@ -12,7 +12,6 @@ devices (see `scaling.py`); --figure draws it.
 """
 
 import os
-import runpy
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -25,11 +24,10 @@ import jax.extend
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from PIL import Image
 from rich.progress import track
 
-from hamjepa_jax import build, build_data, sharding
-from hamjepa_jax.benchmarks import command_line, hlo, scaling
+from hamjepa_jax import build_data, sharding
+from hamjepa_jax.benchmarks import command_line, hlo, scaling, shipped
 from hamjepa_jax.build_views import Dataset
 from hamjepa_jax.data.loading import CanvasBatch, CroppedBatch
 from hamjepa_jax.state import TrainState
@@ -122,30 +120,6 @@ def lower(
     return jitted.lower(state, key, number, *data)
 
 
-def load(case: Case, folder: Path) -> tuple[Any, build.Experiment]:
-    """Builds a shipped experiment, on images that are there only to be counted.
-
-    Args:
-        case: the case.
-        folder: where the images are made.
-
-    Returns:
-        The config and the experiment.
-    """
-    config = runpy.run_path(f"configs/{case.config}.py")["get_config"](case.variant)
-    for split in (config.data.train_split, config.data.test_split):
-        images = folder / split / "gray"
-        images.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (1, 1)).save(images / "0.png")
-        for number in range(1, config.data.batch_size):
-            (images / f"{number}.png").unlink(missing_ok=True)
-            os.link(images / "0.png", images / f"{number}.png")
-    config.data.data_dir, config.data.class_list = str(folder), None
-    # An epoch of one step would end before the warm-up.
-    config.optimizer.warmup_epochs = 0
-    return config, build.experiment(config)
-
-
 def floating_point_operations(jaxpr: Any) -> int:
     """The operations of the matrix products and convolutions of a traced function, two for a multiplication and a sum.
 
@@ -219,7 +193,7 @@ def measure(case: Case, devices: Sequence[jax.Device], compiler: str, folder: Pa
         batch, the views of an image, the operations of a step, the `collectives` that are launched and `rows`, see
         `count`.
     """
-    config, experiment = load(case, folder)
+    config, experiment = shipped.load(case.config, case.variant, folder)
     mesh = sharding.make_mesh(data=case.data, fsdp=case.fsdp, devices=devices)
     state = jax.eval_shape(experiment.initial_state, jax.eval_shape(jax.random.key, 0))
     loss = make_loss(

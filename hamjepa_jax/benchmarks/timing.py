@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-MATRIX_SIZE = 1024
+# Rows of the matrices of a product.
+MATRIX_SIZE, MATRIX_SIZE_ON_ACCELERATOR = 1024, 8192
 # Products in a row, and bytes that are passed over, so that starting the work takes no share of its time.
 PRODUCTS = 8
 RATE_BYTES = 2**31
@@ -50,18 +51,26 @@ def use_cores(count: int) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:count])
 
 
-def matrix_rate() -> float:
-    """Multiplications and additions a second of a large float32 product on the device."""
+def matrix_rate(dtype: str = "float32") -> float:
+    """Multiplications and additions a second of a large matrix product on the device.
+
+    Args:
+        dtype: type of the matrices.
+
+    Returns:
+        The rate.
+    """
+    size = MATRIX_SIZE if jax.default_backend() == "cpu" else MATRIX_SIZE_ON_ACCELERATOR
     # A mean of ones is one, however often it is taken.
-    mean = jnp.full((MATRIX_SIZE, MATRIX_SIZE), 1.0 / MATRIX_SIZE, jnp.float32)
+    mean = jnp.full((size, size), 1.0 / size, dtype)
 
     @jax.jit
     def multiply(x: jax.Array) -> jax.Array:
         return jax.lax.fori_loop(0, PRODUCTS, lambda _, x: jnp.matmul(mean, x, precision="highest"), x)
 
-    x = jnp.ones((MATRIX_SIZE, MATRIX_SIZE), jnp.float32)
+    x = jnp.ones((size, size), dtype)
     seconds = alternate([lambda: multiply(x).block_until_ready()], RATE_REPEATS)
-    return float(PRODUCTS * 2 * MATRIX_SIZE**3 / seconds.min())
+    return float(PRODUCTS * 2 * size**3 / seconds.min())
 
 
 def memory_rate(nbytes: int) -> float:

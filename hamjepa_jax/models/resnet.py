@@ -109,6 +109,8 @@ class ResNetEncoder(nn.Module):
         dtype: type of the computation; parameters and statistics are float32.
         remat: whether only the images and the inputs of the stages are kept for the backward pass, which computes the
             stem and the stages again; the compiler undoes this where several devices are CPUs.
+        spatial_first: whether maps are (H, W, N, C) and convolutions matrix products; None where there is one device,
+            which is a CPU.
         block: `basic`, two 3×3 convolutions, or `bottleneck`, a 3×3 one between two 1×1 ones that lead from and to
             four times the width.
 
@@ -127,12 +129,13 @@ class ResNetEncoder(nn.Module):
     out_dim: int
     dtype: jnp.dtype = jnp.float32
     remat: bool = False
+    spatial_first: bool | None = None
     block: str = "basic"
 
     @nn.compact
     def __call__(self, images_NxHxWxC: jax.Array, *, train: bool) -> jax.Array:
         """Embeds normalised images (N, H, W, C) as (N, D); `train` selects batch statistics."""
-        spatial_first = environment.on_one_cpu()
+        spatial_first = environment.on_one_cpu() if self.spatial_first is None else self.spatial_first
         settings = {"spatial_first": spatial_first, "train": train}
         x = jnp.moveaxis(images_NxHxWxC, 0, 2) if spatial_first else images_NxHxWxC
         x = self._part(ResNetEncoder._stem, x, **settings)

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import pytest
 
 from hamjepa_jax import sharding
-from hamjepa_jax.benchmarks import collectives, hlo, scaling
+from hamjepa_jax.benchmarks import collectives, hlo, scaling, shipped
 
 PROGRAM = """HloModule jit_step, is_scheduled=true
 
@@ -89,7 +89,7 @@ def test_the_shapes_are_those_that_the_views_of_a_shipped_config_take(tmp_path, 
     case = collectives.Case("cifar100", "hamjepa", 8, 1)
     if not resident:
         case = collectives.Case("imagenet100", "hamjepa_multicrop", 8, 1)
-    config, experiment = collectives.load(case, tmp_path)
+    config, experiment = shipped.load(case.config, case.variant, tmp_path)
     mesh = sharding.make_mesh(data=case.data, fsdp=case.fsdp)
     dataset, batch = collectives.abstract_data(config.data, mesh, resident=resident)
     views = jax.eval_shape(experiment.views, jax.eval_shape(jax.random.key, 0), dataset, batch)

@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from hamjepa_jax import environment
 from hamjepa_jax.interop.torch_checkpoint import encoder_from_state_dict
 from hamjepa_jax.models.resnet import ResNetEncoder
 
@@ -40,10 +39,9 @@ def norms_by_torch_name(gradient, arrays):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("one_cpu", [False, True], ids=["accelerator", "one CPU"])
+@pytest.mark.parametrize("spatial_first", [False, True], ids=["accelerator", "one CPU"])
 @pytest.mark.parametrize("case", TOKEN_CASES)
-def test_token_encoder(golden, seeded_state_dict, precision, monkeypatch, case, one_cpu):
-    monkeypatch.setattr(environment, "on_one_cpu", lambda: one_cpu)
+def test_token_encoder(golden, seeded_state_dict, precision, case, spatial_first):
     numbers = golden("encoder")
     seed, settings = int(numbers["seed"]), numbers[f"{case}_kwargs"]
     arrays = seeded_state_dict(seed, shapes_of(numbers["state_dict_shapes"], settings))
@@ -58,6 +56,7 @@ def test_token_encoder(golden, seeded_state_dict, precision, monkeypatch, case, 
         split_qp=settings["split_qp"],
         out_dim=settings["out_dim"],
         dtype=jnp.dtype(precision.dtype),
+        spatial_first=spatial_first,
     )
     images = precision.arrays(seeded_images(seed, 999, numbers[f"{case}_input_shape"]))
     evaluated = jax.jit(lambda variables: encoder.apply(variables, images, train=False))(variables)

@@ -21,23 +21,22 @@ SETTINGS = {
 }
 
 
-@pytest.fixture(params=[False, True], ids=["accelerator", "one CPU"])
-def on_one_cpu(request, monkeypatch):
-    monkeypatch.setattr(environment, "on_one_cpu", lambda: request.param)
-    return request.param
-
-
 @pytest.mark.parametrize(
     "changes",
     [{}, {"stem": "imagenet"}, {"block": "bottleneck", "mode": "global"}],
     ids=["tokens", "imagenet stem", "bottleneck"],
 )
-def test_one_cpu_computes_what_an_accelerator_does(monkeypatch, float64, changes):
-    encoder = ResNetEncoder(**SETTINGS | changes, dtype=jnp.float64)
+def test_one_cpu_computes_what_an_accelerator_does(float64, changes):
     images = jax.random.normal(jax.random.key(0), (3, 18, 18, 3))
-    variables = encoder.init(jax.random.key(1), images, train=False)
+    encoders = [
+        ResNetEncoder(**SETTINGS | changes, dtype=jnp.float64, spatial_first=spatial_first)
+        for spatial_first in (False, True)
+    ]
+    shapes = [jax.eval_shape(partial(encoder.init, train=False), jax.random.key(1), images) for encoder in encoders]
+    assert shapes[0] == shapes[1]
+    variables = encoders[0].init(jax.random.key(1), images, train=False)
 
-    def passes(params, images):
+    def passes(encoder, params, images):
         def loss(params, images):
             z, updated = encoder.apply(variables | {"params": params}, images, train=True, mutable=["batch_stats"])
             return jnp.sum(z**3), (z, updated)
@@ -45,22 +44,27 @@ def test_one_cpu_computes_what_an_accelerator_does(monkeypatch, float64, changes
         trained = jax.grad(loss, argnums=(0, 1), has_aux=True)(params, images)
         return trained, encoder.apply(variables | {"params": params}, images, train=False)
 
-    outcomes, shapes = [], []
-    for one_cpu in (False, True):
-        monkeypatch.setattr(environment, "on_one_cpu", lambda one_cpu=one_cpu: one_cpu)
-        shapes.append(jax.eval_shape(partial(encoder.init, train=False), jax.random.key(1), images))
-        # The function is another each time, so that it is traced anew.
-        outcomes.append(jax.jit(lambda *arguments: passes(*arguments))(variables["params"], images))
-    assert shapes[0] == shapes[1]
+    outcomes = [jax.jit(partial(passes, encoder))(variables["params"], images) for encoder in encoders]
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-9, atol=1e-10), *outcomes)
 
 
-def test_products_in_bfloat16_are_added_in_float32(on_one_cpu):
-    """With thousands of taps, sums in bfloat16 would be off by much more than the rounding of what comes out."""
-    encoder = ResNetEncoder(**SETTINGS | {"widths": (64, 64)}, dtype=jnp.bfloat16)
+@pytest.mark.parametrize("one_cpu", [False, True])
+def test_the_layout_is_that_of_the_devices(monkeypatch, one_cpu):
+    monkeypatch.setattr(environment, "on_one_cpu", lambda: one_cpu)
+    images = jax.ShapeDtypeStruct((3, 8, 8, 3), jnp.float32)
+    initialize = partial(ResNetEncoder(**SETTINGS).init, jax.random.key(1), train=False)
+    traced = str(jax.make_jaxpr(initialize)(images))
+    assert ("optimization_barrier" in traced) == one_cpu
+
+
+@pytest.mark.parametrize("spatial_first", [False, True])
+def test_products_in_bfloat16_are_added_in_float32(spatial_first):
+    """With hundreds of taps, sums in bfloat16 would be off by much more than the rounding of what comes out."""
+    settings = SETTINGS | {"widths": (64, 64), "spatial_first": spatial_first}
+    encoder = ResNetEncoder(**settings, dtype=jnp.bfloat16)
     images = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
     variables = encoder.init(jax.random.key(1), images, train=False)
-    exact = ResNetEncoder(**SETTINGS | {"widths": (64, 64)}).apply(variables, images, train=False)
+    exact = ResNetEncoder(**settings).apply(variables, images, train=False)
     z = encoder.apply(variables, images, train=False)
     assert z.dtype == jnp.bfloat16
     assert np.std(z.astype(jnp.float32) - exact) < 0.02 * np.std(exact)
