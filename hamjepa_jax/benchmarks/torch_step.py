@@ -1,6 +1,7 @@
-"""The training step of configs/cifar100.py in plain PyTorch, to be timed beside ours by `training_step`.
+"""The training step of configs/cifar100.py in plain PyTorch, and SIGReg alone, to be timed beside ours.
 
     python -m hamjepa_jax.benchmarks.torch_step hamjepa --batch_size=64 --threads=2
+    python -m hamjepa_jax.benchmarks.torch_step sigreg_alone --batch_size=512 --directions=1024 --points=17
 
 For every line on standard input it makes a step and prints the seconds that it took, so that two programs can take
 turns. The views are drawn before: unlike ours, its step has no augmentation.
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-VARIANTS = ("hamjepa", "sigreg")
+VARIANTS = ("hamjepa", "sigreg", "sigreg_alone")
 VIEWS, IMAGE_SIZE = 2, 32
 # Width, stride of the first convolution, and residual blocks of each stage of a ResNet-18 up to its tokens.
 STAGES = ((64, 1, 2), (128, 2, 2), (256, 2, 2))
@@ -173,6 +174,8 @@ def make_step(options: argparse.Namespace) -> Callable[[], float]:
 
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
+    if options.variant == "sigreg_alone":
+        return make_sigreg(options)
     model = Model(options.variant, options.device, options.channels_last)
     optimizer = torch.optim.AdamW(model.parameters, lr=5e-4, weight_decay=5e-4)
     num_images = VIEWS * options.batch_size
@@ -202,11 +205,38 @@ def make_step(options: argparse.Namespace) -> Callable[[], float]:
     return step
 
 
+def make_sigreg(options: argparse.Namespace) -> Callable[[], float]:
+    """SIGReg and its gradient.
+
+    Args:
+        options: those of the command line.
+
+    Returns:
+        A function that computes them and returns the value.
+    """
+    import torch
+
+    z = torch.randn(VIEWS, options.batch_size, options.dim, device=options.device, requires_grad=True)
+    directions = torch.randn(options.dim, options.directions, device=options.device)
+    directions = torch.nn.functional.normalize(directions, dim=0)
+
+    def step() -> float:
+        z.grad = None
+        value = epps_pulley(z @ directions, options.points).mean()
+        value.backward()
+        return value.item()
+
+    return step
+
+
 def main() -> None:
     """Makes a step for every line of standard input, and prints its seconds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("variant", choices=VARIANTS, help="the objective")
+    parser.add_argument("variant", choices=VARIANTS, help="the objective, or SIGReg without an encoder")
     parser.add_argument("--batch_size", type=int, default=64, help="images of a batch, each of two views")
+    parser.add_argument("--dim", type=int, default=2048, help="size of the embeddings of SIGReg alone")
+    parser.add_argument("--directions", type=int, default=1024, help="directions of SIGReg alone")
+    parser.add_argument("--points", type=int, default=17, help="knots of SIGReg alone")
     parser.add_argument("--threads", type=int, default=2, help="threads of the CPU")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where it runs")
     parser.add_argument("--bfloat16", action="store_true", help="autocast the encoder to bfloat16")

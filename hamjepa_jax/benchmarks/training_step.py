@@ -13,10 +13,7 @@ replace it on a CPU need fewer, so that its ratio may be below one.
 """
 
 import argparse
-import importlib.util
 import resource
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,46 +25,12 @@ from threadpoolctl import threadpool_limits
 
 from hamjepa_jax import environment
 from hamjepa_jax.benchmarks import command_line, shipped, timing
+from hamjepa_jax.benchmarks.beside_torch import TorchStep, add_option
 from hamjepa_jax.benchmarks.step_parts import Step, parts
 
 VARIANTS = ("hamjepa", "sigreg")
 # Bytes over which a copy is timed.
 COPY_BYTES = 2**27
-
-
-class TorchStep:
-    """The step in PyTorch, in a process of its own, see `torch_step`."""
-
-    def __init__(self, python: str, variant: str, arguments: Sequence[str]):
-        """Starts the process.
-
-        Args:
-            python: a Python that has PyTorch.
-            variant: the objective.
-            arguments: those of `torch_step`.
-        """
-        command = [python, "-m", "hamjepa_jax.benchmarks.torch_step", variant, *arguments]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-
-    def __call__(self) -> None:
-        """Makes a step and waits for it.
-
-        Raises:
-            RuntimeError: if the process has ended.
-        """
-        try:
-            self._process.stdin.write("\n")
-            self._process.stdin.flush()
-            answer = self._process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        if not answer:
-            raise RuntimeError("the step in PyTorch has failed; its error is above")
-
-    def close(self) -> None:
-        """Ends the process."""
-        self._process.stdin.close()
-        self._process.wait()
 
 
 def torch_arguments(options: argparse.Namespace) -> list[str]:
@@ -183,8 +146,7 @@ def parts_table(measured: Sequence[Mapping[str, Any]]) -> str:
 def main() -> None:
     """Measures both steps, prints the tables and writes the JSON."""
     parser = command_line.parser(__doc__)
-    own = sys.executable if importlib.util.find_spec("torch") else None
-    parser.add_argument("--torch", default=own, help="a Python that has PyTorch (default: this one, if it has)")
+    add_option(parser)
     parser.add_argument("--batch_size", type=int, default=64, help="images of a batch, each of two views (default: 64)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the encoder")
     parser.add_argument("--repeats", type=int, default=10, help="how often each function is timed (default: 10)")
@@ -192,8 +154,6 @@ def main() -> None:
     options = parser.parse_args()
     timing.use_cores(options.cores)
     environment.compute_in_the_calling_thread()
-    if options.torch is None:
-        print("without PyTorch, which is not installed here; --torch names a Python that has it")
     # Every program is compiled for the first time, and is in the cache for the second.
     cache = tempfile.TemporaryDirectory()
     jax.config.update("jax_compilation_cache_dir", cache.name)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hamjepa_jax import build
-from hamjepa_jax.benchmarks import step_parts, training_step
+from hamjepa_jax.benchmarks import beside_torch, step_parts, training_step
 
 
 def test_a_step_and_its_parts(monkeypatch, photo_config):
@@ -41,7 +41,7 @@ def test_a_step_in_pytorch_is_made_when_it_is_asked_for(tmp_path):
     does = (
         f"for line in sys.stdin:\n    open({str(log)!r}, 'a').write(' '.join(sys.argv[1:]))\n    print(0.5, flush=True)"
     )
-    step = training_step.TorchStep(python_that(tmp_path, does), "sigreg", ["--batch_size=8"])
+    step = beside_torch.TorchStep(python_that(tmp_path, does), "sigreg", ["--batch_size=8"])
     assert not log.exists()
     step()
     step.close()
@@ -49,7 +49,7 @@ def test_a_step_in_pytorch_is_made_when_it_is_asked_for(tmp_path):
 
 
 def test_a_step_in_pytorch_that_fails_is_an_error(tmp_path):
-    step = training_step.TorchStep(python_that(tmp_path, "sys.exit(1)"), "sigreg", [])
+    step = beside_torch.TorchStep(python_that(tmp_path, "sys.exit(1)"), "sigreg", [])
     with pytest.raises(RuntimeError, match="step in PyTorch has failed"):
         step()
 
