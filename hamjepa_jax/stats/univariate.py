@@ -12,10 +12,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from hamjepa_jax import environment
 from hamjepa_jax.stats.moment_tests import jarque_bera, moments
 from hamjepa_jax.stats.rank_tests import anderson_darling, cramer_von_mises, shapiro_francia, wasserstein, watson
 
 WEIGHTS = ("gaussian", "uniform")
+# Samples, of all projections that are worked on at a time: on one CPU as many as its caches hold with their cosines and
+# sines, and elsewhere so many that there is work for every device.
+BLOCK_ON_ONE_CPU, BLOCK = 2**17, 2**26
 
 
 def epps_pulley(x: jax.Array, *, t_max: float = 3.0, num_points: int = 17, weight: str = "gaussian") -> jax.Array:
@@ -25,7 +29,7 @@ def epps_pulley(x: jax.Array, *, t_max: float = 3.0, num_points: int = 17, weigh
     samples of cos(tⱼx) and sin(tⱼx), and wⱼ the trapezoid weights of ∫₋ₜᵗ, times φⱼ for the weight `gaussian`.
 
     cos(tⱼx) and sin(tⱼx) follow from cos(t₁x) and sin(t₁x) by the angle addition theorem, and the gradient needs C, S
-    and x only, so no array of N·K·T numbers is ever made.
+    and x only, so no array of N·K·T numbers is ever made: K projections are worked on in blocks.
 
     Args:
         x: samples (..., N, K), N samples of each of K projections; computed in float32 or wider.
@@ -60,6 +64,25 @@ def knots(t_max: float, num_points: int, weight: str) -> tuple[np.ndarray, np.nd
     return t, (w * phi if weight == "gaussian" else w), phi
 
 
+def _in_blocks(function: Callable[..., jax.Array], x: jax.Array, *arrays: jax.Array) -> jax.Array:
+    """A function of columns, (..., K) → (..., K), block by block of columns."""
+    num_columns = x.shape[-1]
+    block = BLOCK_ON_ONE_CPU if environment.on_one_cpu() else BLOCK
+    size = max(1, block * num_columns // x.size)
+    if size >= num_columns:
+        return function(x, *arrays)
+    whole = num_columns // size * size
+
+    def of_block(start: jax.Array) -> jax.Array:
+        return function(*(jax.lax.dynamic_slice_in_dim(array, start, size, axis=-1) for array in (x, *arrays)))
+
+    blocks = jnp.moveaxis(jax.lax.map(of_block, jnp.arange(0, whole, size)), 0, -2)
+    joined = blocks.reshape(*blocks.shape[:-2], whole)
+    if whole == num_columns:
+        return joined
+    return jnp.concatenate([joined, function(*(array[..., whole:] for array in (x, *arrays)))], axis=-1)
+
+
 def _cosines_and_sines(x: jax.Array, t_max: float, num_points: int):
     """Yields cos(tⱼx) and sin(tⱼx) for j = 1 … T−1, each from the one before."""
     spacing = t_max / (num_points - 1)
@@ -70,12 +93,17 @@ def _cosines_and_sines(x: jax.Array, t_max: float, num_points: int):
         cos, sin = cos * cos_1 - sin * sin_1, sin * cos_1 + cos * sin_1
 
 
-def _characteristic_errors(x: jax.Array, t_max: float, num_points: int) -> tuple[jax.Array, jax.Array]:
-    """Cⱼ − φⱼ and Sⱼ for j = 1 … T−1, each (T−1, ..., K); both vanish at j = 0."""
+def _characteristic_errors(x: jax.Array, t_max: float, num_points: int) -> jax.Array:
+    """Cⱼ − φⱼ and Sⱼ for j = 1 … T−1, (2, T−1, ..., K); both vanish at j = 0."""
     _, _, phi = knots(t_max, num_points, "uniform")
-    means = [(jnp.mean(cos, axis=-2), jnp.mean(sin, axis=-2)) for cos, sin in _cosines_and_sines(x, t_max, num_points)]
-    cos_errors = jnp.stack([cos - phi_j for (cos, _), phi_j in zip(means, phi[1:].tolist(), strict=True)])
-    return cos_errors, jnp.stack([sin for _, sin in means])
+
+    def of_columns(x: jax.Array) -> jax.Array:
+        angles = _cosines_and_sines(x, t_max, num_points)
+        means = [(jnp.mean(cos, axis=-2), jnp.mean(sin, axis=-2)) for cos, sin in angles]
+        cos_errors = [cos - phi_j for (cos, _), phi_j in zip(means, phi[1:].tolist(), strict=True)]
+        return jnp.stack([jnp.stack(cos_errors), jnp.stack([sin for _, sin in means])])
+
+    return _in_blocks(of_columns, x)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
@@ -85,20 +113,24 @@ def _epps_pulley(x: jax.Array, t_max: float, num_points: int, weight: str) -> ja
 
 def _epps_pulley_forward(x, t_max, num_points, weight):
     _, w, _ = knots(t_max, num_points, weight)
-    cos_errors, sin_means = _characteristic_errors(x, t_max, num_points)
-    squares = jnp.square(cos_errors) + jnp.square(sin_means)
-    statistic = x.shape[-2] * jnp.tensordot(jnp.asarray(w[1:], x.dtype), squares, axes=1)
-    return statistic, (x, cos_errors, sin_means)
+    errors = _characteristic_errors(x, t_max, num_points)
+    statistic = x.shape[-2] * jnp.tensordot(jnp.asarray(w[1:], x.dtype), jnp.sum(jnp.square(errors), axis=0), axes=1)
+    return statistic, (x, errors)
 
 
 def _epps_pulley_backward(t_max, num_points, weight, residuals, cotangent):
-    x, cos_errors, sin_means = residuals
+    x, errors = residuals
     t, w, _ = knots(t_max, num_points, weight)
     scales = (2.0 * w * t)[1:].tolist()
-    gradient = jnp.zeros_like(x)
-    for j, (scale, (cos, sin)) in enumerate(zip(scales, _cosines_and_sines(x, t_max, num_points), strict=True)):
-        gradient += scale * (sin_means[j, ..., None, :] * cos - cos_errors[j, ..., None, :] * sin)
-    return (gradient * cotangent[..., None, :],)
+
+    def of_columns(x: jax.Array, errors: jax.Array, cotangent: jax.Array) -> jax.Array:
+        gradient = jnp.zeros_like(x)
+        for j, (scale, (cos, sin)) in enumerate(zip(scales, _cosines_and_sines(x, t_max, num_points), strict=True)):
+            cos_error, sin_mean = scale * errors[:, j, ..., None, :] * cotangent[..., None, :]
+            gradient += sin_mean * cos - cos_error * sin
+        return gradient
+
+    return (_in_blocks(of_columns, x, errors, cotangent),)
 
 
 _epps_pulley.defvjp(_epps_pulley_forward, _epps_pulley_backward)

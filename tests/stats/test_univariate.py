@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from hamjepa_jax.stats import univariate
 from hamjepa_jax.stats.univariate import WEIGHTS, epps_pulley, knots
 
 CASES = [(3.0, 17, "gaussian"), (3.0, 9, "gaussian"), (5.0, 21, "uniform"), (1.0, 2, "uniform")]
@@ -94,6 +95,29 @@ def test_gradient_is_bounded_whatever_the_samples(scale, shift, weight, seed):
         assert np.all(np.abs(gradient) <= bound * (1 + 1e-9))
         # Anything is within 2·Σ w·t·(2 + 1).
         assert np.all(bound <= 6 * np.sum(w * t))
+
+
+# One projection at a time, two, which do not divide seven, and all of them.
+@pytest.mark.parametrize("block", [12, 24, 84])
+def test_blocks_of_projections_change_nothing(float64, monkeypatch, block):
+    x = jax.random.normal(jax.random.key(0), (2, 6, 7), jnp.float64)
+
+    def value_and_gradient(x):
+        statistics, pull_back = jax.vjp(epps_pulley, x)
+        return statistics, *pull_back(jnp.cos(statistics))
+
+    whole = jax.jit(value_and_gradient)(x)
+    monkeypatch.setattr(univariate, "BLOCK", block)
+    # Another function, so that it is traced anew.
+    in_blocks = jax.jit(lambda x: value_and_gradient(x))(x)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12), in_blocks, whole)
+
+
+def test_blocks_hold_no_cosine_of_every_sample_and_knot(monkeypatch):
+    monkeypatch.setattr(univariate, "BLOCK", 2**14)
+    x = jax.ShapeDtypeStruct((256, 1024), jnp.float32)
+    gradient = jax.jit(jax.value_and_grad(lambda x: jnp.mean(epps_pulley(x, num_points=17))))
+    assert gradient.lower(x).compile().memory_analysis().temp_size_in_bytes < 3 * 4 * x.size
 
 
 def test_half_precision_is_computed_in_float32():
