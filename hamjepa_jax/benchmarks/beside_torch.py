@@ -15,7 +15,26 @@ def add_option(parser: argparse.ArgumentParser) -> None:
     """
     own = sys.executable if importlib.util.find_spec("torch") else None
     explanation = "a Python that has PyTorch (default: this one, if it has; without, only ours is timed)"
-    parser.add_argument("--torch", default=own, help=explanation)
+    parser.add_argument("--torch", type=python_with_torch, default=own, help=explanation)
+
+
+def python_with_torch(python: str) -> str:
+    """Makes sure that a Python has PyTorch.
+
+    Args:
+        python: its path, or its name on the search path.
+
+    Returns:
+        The same.
+
+    Raises:
+        argparse.ArgumentTypeError: if there is no such program, or it cannot import PyTorch.
+    """
+    try:
+        subprocess.run([python, "-c", "import torch"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        raise argparse.ArgumentTypeError(f"{python!r} is not a Python that can import torch") from None
+    return python
 
 
 class TorchStep:

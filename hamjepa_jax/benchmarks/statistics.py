@@ -28,7 +28,6 @@ from hamjepa_jax.stats.slicing import random_directions, sigreg, sliced
 from hamjepa_jax.stats.univariate import TESTS
 
 VIEWS = 2
-COPY_BYTES = 2**27
 
 
 class Case(NamedTuple):
@@ -167,14 +166,12 @@ def markdown_table(measured: Sequence[Mapping[str, Any]]) -> str:
 
 def main() -> None:
     """Measures every case, prints the table and writes the JSON."""
-    parser = command_line.parser(__doc__)
+    parser = command_line.timing_parser(__doc__)
     add_option(parser)
-    parser.add_argument("--repeats", type=int, default=10, help="how often each function is timed (default: 10)")
-    parser.add_argument("--cores", type=int, default=2, help="cores of the CPU that are used (default: 2)")
     options = parser.parse_args()
     timing.use_cores(options.cores)
     environment.compute_in_the_calling_thread()
-    rates = {"operations": timing.matrix_rate(), "bytes": timing.memory_rate(COPY_BYTES)}
+    rates = timing.rates()
     cases = track((*SIGREG_CASES, *OTHER_CASES), description="statistics")
     measured = [measure(case, options, rates) for case in cases]
     print(f"{rates['operations'] / 1e9:.0f} GFLOP/s, {rates['bytes'] / 1e9:.0f} GB/s")

@@ -14,6 +14,8 @@ MATRIX_SIZE, MATRIX_SIZE_ON_ACCELERATOR = 1024, 8192
 # Products in a row, and bytes that are passed over, so that starting the work takes no share of its time.
 PRODUCTS = 8
 RATE_BYTES = 2**31
+# Bytes over which a copy is timed that has nothing to do with a particular array.
+COPY_BYTES = 2**27
 # Each rate is the best of so many.
 RATE_REPEATS = 10
 
@@ -87,3 +89,15 @@ def memory_rate(nbytes: int) -> float:
     array = jnp.ones(nbytes // 4, jnp.float32)
     seconds = alternate([lambda: negate(array).block_until_ready()], RATE_REPEATS)
     return float(2 * nbytes * times / seconds.min())
+
+
+def rates(dtype: str = "float32") -> dict[str, float]:
+    """What floors are made of.
+
+    Args:
+        dtype: type of the matrices.
+
+    Returns:
+        {"operations", "bytes"} a second, see `matrix_rate` and `memory_rate`.
+    """
+    return {"operations": matrix_rate(dtype), "bytes": memory_rate(COPY_BYTES)}

@@ -8,6 +8,7 @@ turns. The views are drawn before: unlike ours, its step has no augmentation.
 """
 
 import argparse
+import importlib.util
 import sys
 import time
 from collections.abc import Callable
@@ -243,6 +244,8 @@ def main() -> None:
     parser.add_argument("--channels_last", action="store_true", help="maps and kernels with the channels last")
     parser.add_argument("--compile", action="store_true", help="compile the encoder")
     options = parser.parse_args()
+    if importlib.util.find_spec("torch") is None:
+        parser.error("PyTorch is not installed; pip install torch")
     step = make_step(options)
     for _ in sys.stdin:
         start = time.perf_counter()

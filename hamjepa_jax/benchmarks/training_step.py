@@ -29,8 +29,6 @@ from hamjepa_jax.benchmarks.beside_torch import TorchStep, add_option
 from hamjepa_jax.benchmarks.step_parts import Step, parts
 
 VARIANTS = ("hamjepa", "sigreg")
-# Bytes over which a copy is timed.
-COPY_BYTES = 2**27
 
 
 def torch_arguments(options: argparse.Namespace) -> list[str]:
@@ -145,19 +143,22 @@ def parts_table(measured: Sequence[Mapping[str, Any]]) -> str:
 
 def main() -> None:
     """Measures both steps, prints the tables and writes the JSON."""
-    parser = command_line.parser(__doc__)
+    parser = command_line.timing_parser(__doc__)
     add_option(parser)
-    parser.add_argument("--batch_size", type=int, default=64, help="images of a batch, each of two views (default: 64)")
+    parser.add_argument(
+        "--batch_size",
+        type=command_line.positive,
+        default=64,
+        help="images of a batch, each of two views (default: 64)",
+    )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the encoder")
-    parser.add_argument("--repeats", type=int, default=10, help="how often each function is timed (default: 10)")
-    parser.add_argument("--cores", type=int, default=2, help="cores of the CPU that are used (default: 2)")
     options = parser.parse_args()
     timing.use_cores(options.cores)
     environment.compute_in_the_calling_thread()
     # Every program is compiled for the first time, and is in the cache for the second.
     cache = tempfile.TemporaryDirectory()
     jax.config.update("jax_compilation_cache_dir", cache.name)
-    rates = {"operations": timing.matrix_rate(options.dtype), "bytes": timing.memory_rate(COPY_BYTES)}
+    rates = timing.rates(options.dtype)
     with cache, tempfile.TemporaryDirectory() as folder:
         measured = [measure(variant, options, rates, Path(folder)) for variant in VARIANTS]
         jax.config.update("jax_compilation_cache_dir", None)

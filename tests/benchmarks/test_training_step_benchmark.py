@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hamjepa_jax import build
-from hamjepa_jax.benchmarks import beside_torch, step_parts, training_step
+from hamjepa_jax.benchmarks import beside_torch, command_line, step_parts, training_step
 
 
 def test_a_step_and_its_parts(monkeypatch, photo_config):
@@ -52,6 +52,19 @@ def test_a_step_in_pytorch_that_fails_is_an_error(tmp_path):
     step = beside_torch.TorchStep(python_that(tmp_path, "sys.exit(1)"), "sigreg", [])
     with pytest.raises(RuntimeError, match="step in PyTorch has failed"):
         step()
+
+
+def test_what_is_no_python_with_pytorch_gets_one_line(tmp_path):
+    assert beside_torch.python_with_torch(has_it := python_that(tmp_path, "")) == has_it
+    for python in (str(tmp_path / "nowhere"), python_that(tmp_path, "sys.exit(1)")):
+        with pytest.raises(argparse.ArgumentTypeError, match="is not a Python that can import torch"):
+            beside_torch.python_with_torch(python)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1.5", "many", ""])
+def test_what_does_not_count_gets_one_line(text):
+    with pytest.raises(argparse.ArgumentTypeError, match="must be a positive whole number, got"):
+        command_line.positive(text)
 
 
 def test_pytorch_is_asked_for_the_same():
