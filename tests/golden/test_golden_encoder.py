@@ -41,10 +41,18 @@ def norms_by_torch_name(gradient, arrays):
 @pytest.mark.slow
 @pytest.mark.parametrize("spatial_first", [False, True], ids=["accelerator", "one CPU"])
 @pytest.mark.parametrize("case", TOKEN_CASES)
-def test_token_encoder(golden, seeded_state_dict, precision, case, spatial_first):
+def test_token_encoder(golden, seeded_state_dict, precisions, rectifiers, case, spatial_first):
     numbers = golden("encoder")
+    arrays = seeded_state_dict(int(numbers["seed"]), shapes_of(numbers["state_dict_shapes"], numbers[f"{case}_kwargs"]))
+    switches = None
+    for precision in precisions:
+        with precision.context():
+            switches = check_token_encoder(precision, numbers, case, arrays, spatial_first, rectifiers, switches)
+
+
+def check_token_encoder(precision, numbers, case, arrays, spatial_first, rectifiers, switches):
+    """Compares embeddings, statistics and gradients; returns what the rectifiers let pass in training."""
     seed, settings = int(numbers["seed"]), numbers[f"{case}_kwargs"]
-    arrays = seeded_state_dict(seed, shapes_of(numbers["state_dict_shapes"], settings))
     variables = precision.arrays(encoder_from_state_dict(arrays))
     encoder = ResNetEncoder(
         **RESNET18,
@@ -59,21 +67,23 @@ def test_token_encoder(golden, seeded_state_dict, precision, case, spatial_first
         spatial_first=spatial_first,
     )
     images = precision.arrays(seeded_images(seed, 999, numbers[f"{case}_input_shape"]))
+    rectifiers.begin()
     evaluated = jax.jit(lambda variables: encoder.apply(variables, images, train=False))(variables)
     precision.assert_close(evaluated, numbers[f"{case}_eval"], "evaluation")
 
     cotangent = precision.arrays(np.random.default_rng([seed, 998]).standard_normal(evaluated.shape))
 
     @jax.jit
-    def train_pass(params):
+    def train_pass(params, switches):
         def loss(params):
+            rectifiers.begin(switches)
             variables_in_training = {"params": params, "batch_stats": variables["batch_stats"]}
             z, updated = encoder.apply(variables_in_training, images, train=True, mutable=["batch_stats"])
-            return jnp.sum(z * cotangent), (z, updated["batch_stats"])
+            return jnp.sum(z * cotangent), (z, updated["batch_stats"], rectifiers.switches)
 
         return jax.grad(loss, has_aux=True)(params)
 
-    gradient, (z, batch_stats) = train_pass(variables["params"])
+    gradient, (z, batch_stats, switches) = train_pass(variables["params"], switches)
     precision.assert_close(z, numbers[f"{case}_train"], "training")
     for module, name in (("stem.1", "stem_bn"), ("token_proj.1", "token_bn")):
         for statistic in ("mean", "var"):
@@ -84,6 +94,7 @@ def test_token_encoder(golden, seeded_state_dict, precision, case, spatial_first
     for name, gradient_norm in norms_by_torch_name(gradient, arrays).items():
         precision.assert_close(gradient_norm, expected.pop(name), name)
     assert not expected
+    return switches
 
 
 @pytest.mark.slow

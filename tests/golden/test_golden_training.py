@@ -46,11 +46,7 @@ def encoder_of(recipe, dtype):
     )
 
 
-def objective_of(loss):
-    return objectives.Objective(init=lambda key: {}, loss=loss, terms=(), coordinates=None)
-
-
-def lejepa_objective(seed, precision):
+def lejepa_loss(seed, precision):
     """LeJEPA with the directions of every step."""
     directions = np.stack([standard_normal(seed, 800 + step, shape=(2048, 64)) for step in range(TOTAL_STEPS)])
     directions = precision.arrays(directions / np.linalg.norm(directions, axis=1, keepdims=True))
@@ -58,10 +54,10 @@ def lejepa_objective(seed, precision):
     def loss(params, z, *, key, step, taps):
         return objectives.lejepa(z, directions[step], num_global_views=2, sigreg_weight=0.02, num_points=9, taps=taps)
 
-    return objective_of(loss)
+    return loss
 
 
-def hamjepa_objective(seed, precision, *, ramp_epochs, **settings):
+def hamjepa_loss(seed, precision, *, ramp_epochs, **settings):
     """HamJEPA with fixed projections, and the learned part of the energy ramped over so many epochs."""
     energy = energies.separable_mlp(hidden_dim=256, depth=2, base_coeff=0.1)
     flow = predictors.hamiltonian_flow(energy, step_size=0.05, num_steps=2)
@@ -82,7 +78,22 @@ def hamjepa_objective(seed, precision, *, ramp_epochs, **settings):
             **settings,
         )
 
-    return objective_of(loss)
+    return loss
+
+
+def loss_of_images(encoder, loss, rectifiers):
+    """The loss of a batch of images, half of them views of the others; the data set is what the rectifiers are told."""
+
+    def two_views(key, switches, images):
+        rectifiers.begin(switches)
+        return (images.reshape(2, -1, *images.shape[1:]),)
+
+    def loss_and_switches(*arguments, **keywords):
+        value, metrics = loss(*arguments, **keywords)
+        return value, metrics | {"switches": rectifiers.switches}
+
+    objective = objectives.Objective(init=lambda key: {}, loss=loss_and_switches, terms=(), coordinates=None)
+    return make_loss(encoder=encoder, views=two_views, objective=objective)
 
 
 def optimizer_of(recipe):
@@ -100,13 +111,9 @@ def optimizer_of(recipe):
     return optimizer, list(schedules.values())
 
 
-def two_views(key, dataset, images):
-    return (images.reshape(2, -1, *images.shape[1:]),)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", CLIP_OVER)
-def test_training(golden, seeded_state_dict, precisions, published_hamjepa, recipe):
+def test_training(golden, seeded_state_dict, precisions, rectifiers, published_hamjepa, recipe):
     numbers, seed = golden("training"), int(golden("training")["seed"])
     variables = encoder_from_state_dict(seeded_state_dict(seed, golden("encoder")["state_dict_shapes"]))
     energy_weights = {} if recipe == "sigreg" else seeded_state_dict(seed + 1, numbers["predictor_shapes"])
@@ -118,25 +125,25 @@ def test_training(golden, seeded_state_dict, precisions, published_hamjepa, reci
     for precision in precisions:
         with precision.context():
             if recipe == "sigreg":
-                objective = lejepa_objective(seed, precision)
+                loss = lejepa_loss(seed, precision)
             else:
                 ramp_epochs = 2 if recipe == "cifar100" else 1
-                objective = hamjepa_objective(seed, precision, ramp_epochs=ramp_epochs, **published_hamjepa[recipe])
-            encoder = encoder_of(recipe, precision.dtype)
-            loss = make_loss(encoder=encoder, views=two_views, objective=objective)
+                loss = hamjepa_loss(seed, precision, ramp_epochs=ramp_epochs, **published_hamjepa[recipe])
+            loss = loss_of_images(encoder_of(recipe, precision.dtype), loss, rectifiers)
             train_steps[precision] = jax.jit(make_train_step(loss=loss, optimizer=optimizer))
 
     terms = ("loss", "prediction", "sigreg") if recipe == "sigreg" else HAMJEPA_TERMS
     for step in range(TOTAL_STEPS):
         images = standard_normal(seed, 700 + step, shape=(24, 3, 32, 32)).transpose(0, 2, 3, 1)
-        following = {}
+        following, switches = {}, None
         for precision, train_step in train_steps.items():
             if precision.dtype == "float32" and step not in FLOAT32_STEPS:
                 continue
             with precision.context():
                 following[precision.dtype], metrics = train_step(
-                    precision.arrays(state), jax.random.key(0), step, None, precision.arrays(images)
+                    precision.arrays(state), jax.random.key(0), step, switches, precision.arrays(images)
                 )
+                switches = metrics["switches"]
                 rates = [schedule(precision.arrays(step)) for schedule in schedules]
             losses = np.stack([metrics[term] for term in terms])
             precision.assert_close(losses, numbers[f"{recipe}_losses"][step], f"losses of step {step}")
@@ -152,6 +159,7 @@ def test_training(golden, seeded_state_dict, precisions, published_hamjepa, reci
         state = jax.tree.map(np.asarray, following["float64"])
 
     images = standard_normal(seed, 999, shape=(4, 3, 32, 32)).transpose(0, 2, 3, 1)
+    rectifiers.begin()
     for precision in precisions:
         with precision.context():
             final, images_in_precision = precision.arrays((state, images))
