@@ -89,8 +89,8 @@ def parts(step: Step) -> dict[str, Part]:
         step: the step.
 
     Returns:
-        By name: `views` (augmentation), `encoder`, `flow`, `objective` and `optimizer`, each with its gradients.
-        `objective` contains `flow`.
+        By name: `views` (augmentation), `encoder`, `objective`, `regularizers`, `optimizer` and, where a predictor is
+        learned, `flow`, each with its gradients. `objective` contains `regularizers` and `flow`.
     """
     experiment, params, key = step.experiment, step.state.params, step.setup.key
     views = jax.jit(experiment.views)(key, step.dataset, step.batch)
@@ -116,6 +116,13 @@ def parts(step: Step) -> dict[str, Part]:
 
         return jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)(params, z)
 
+    def regularizers(params: Any, z: jax.Array) -> Any:
+        def loss(params: Any, z: jax.Array) -> jax.Array:
+            _, metrics = experiment.objective.loss(params, z, key=key, step=jnp.int32(1))
+            return sum(metrics[term] for term in experiment.objective.terms if term != "prediction")
+
+        return jax.value_and_grad(loss, argnums=(0, 1))(params, z)
+
     def optimize(gradient: Any, opt_state: Any, params: Any) -> Any:
         updates, opt_state = experiment.optimizer.update(gradient, opt_state, params)
         return optax.apply_updates(params, updates), opt_state
@@ -130,6 +137,7 @@ def parts(step: Step) -> dict[str, Part]:
             counted=lambda *arguments: encode(plain, *arguments),
         ),
         "objective": _part(objective, (params, states)),
+        "regularizers": _part(regularizers, (params, states), num_bytes=2 * _num_bytes(states)),
         "optimizer": _part(
             optimize,
             (params, step.state.opt_state, params),

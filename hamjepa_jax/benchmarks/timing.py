@@ -16,29 +16,38 @@ PRODUCTS = 8
 RATE_BYTES = 2**31
 # Bytes over which a copy is timed that has nothing to do with a particular array.
 COPY_BYTES = 2**27
+# How long a function is called before it is the next one's turn.
+TURN_SECONDS = 0.05
 # Each rate is the best of so many.
 RATE_REPEATS = 10
 
 
 def alternate(functions: Sequence[Callable[[], Any]], repeats: int) -> np.ndarray:
-    """Times functions by turns, so that all of them meet the same disturbances; each is called once before.
+    """Times functions by turns, so that all of them meet the same disturbances.
+
+    In a turn a function is called again and again for `TURN_SECONDS`, once at least, so that a short one meets its own
+    data in the caches and not what the one before it left there. Each is called twice before.
 
     Args:
         functions: what is timed.
-        repeats: how often each is timed.
+        repeats: how many turns each has.
 
     Returns:
-        Seconds, (functions, repeats).
+        Mean seconds of a call in each turn, (functions, repeats).
     """
-    seconds = np.empty((len(functions), repeats))
+
+    def mean_seconds(function: Callable[[], Any], calls: int) -> float:
+        start = time.perf_counter()
+        for _ in range(calls):
+            function()
+        return (time.perf_counter() - start) / calls
+
+    calls = []
     for function in functions:
         function()
-    for repeat in range(repeats):
-        for number, function in enumerate(functions):
-            start = time.perf_counter()
-            function()
-            seconds[number, repeat] = time.perf_counter() - start
-    return seconds
+        calls.append(max(1, round(TURN_SECONDS / mean_seconds(function, 1))))
+    turns = [[mean_seconds(*turn) for turn in zip(functions, calls, strict=True)] for _ in range(repeats)]
+    return np.array(turns).T
 
 
 def use_cores(count: int) -> None:

@@ -15,7 +15,7 @@ replace it on a CPU need fewer, so that its ratio may be below one.
 import argparse
 import resource
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,50 +48,62 @@ def torch_arguments(options: argparse.Namespace) -> list[str]:
     return arguments
 
 
-def measure(variant: str, options: argparse.Namespace, rates: Mapping[str, float], folder: Path) -> dict[str, Any]:
-    """Times the step of a variant, that of PyTorch, and the parts of ours.
+def measure(options: argparse.Namespace, rates: Mapping[str, float], folder: Path) -> list[dict[str, Any]]:
+    """Times the steps of all variants and those of PyTorch by turns, and then the parts of ours.
 
     Args:
-        variant: variant of configs/cifar100.py.
         options: those of the command line.
         rates: `operations` and `bytes`, a second.
         folder: where images are made that are there only to be counted.
 
     Returns:
-        {"variant", "batch_size", "dtype", "compile_seconds", "temporary_bytes", "peak_bytes", "seconds", "operations",
-        "torch_seconds", "parts"}: `peak_bytes` are those of the process, so far; `torch_seconds` is None without
-        PyTorch; `parts` are {"seconds", "floor"} by name.
+        For each variant {"variant", "batch_size", "views", "dtype", "compile_seconds", "temporary_bytes", "seconds",
+        "torch_seconds", "parts"}: `torch_seconds` is None without PyTorch; `parts` are {"seconds", "operations",
+        "bytes", "floor"} by name.
     """
-    config, experiment = shipped.load("cifar100", variant, folder, batch_size=options.batch_size, dtype=options.dtype)
-    step = Step(config, experiment)
-    functions: list[Callable[[], Any]] = [step]
+    loaded = [
+        shipped.load("cifar100", variant, folder, batch_size=options.batch_size, dtype=options.dtype)
+        for variant in VARIANTS
+    ]
+    steps = [Step(config, experiment) for config, experiment in loaded]
+    in_torch = []
     if options.torch is not None:
-        functions.append(TorchStep(options.torch, variant, torch_arguments(options)))
+        in_torch = [TorchStep(options.torch, variant, torch_arguments(options)) for variant in VARIANTS]
     with threadpool_limits(1, user_api="blas"), environment.reusing_memory():
-        seconds = timing.alternate(functions, options.repeats)
-        for function in functions[1:]:
-            function.close()
-        measured = {}
-        for name, part in parts(step).items():
-            run = lambda part=part: jax.block_until_ready(part.run(*part.arguments))  # noqa: E731
-            floor = max(part.operations / rates["operations"], part.num_bytes / rates["bytes"])
-            measured[name] = {
-                "seconds": timing.alternate([run], options.repeats)[0].tolist(),
-                "operations": part.operations,
-                "bytes": part.num_bytes,
-                "floor": floor,
-            }
+        seconds = timing.alternate([*steps, *in_torch], options.repeats).tolist()
+        for process in in_torch:
+            process.close()
+        measured = [_measure_parts(step, options, rates) for step in steps]
+    ours, theirs = seconds[: len(steps)], seconds[len(steps) :] or [None] * len(steps)
+    return [
+        {
+            "variant": variant,
+            "batch_size": options.batch_size,
+            "views": options.batch_size * config.data.num_global_views,
+            "dtype": options.dtype,
+            "compile_seconds": dict(zip(("cold", "cached"), step.compile_seconds, strict=True)),
+            "temporary_bytes": step.temporary_bytes,
+            "seconds": of_ours,
+            "torch_seconds": of_torch,
+            "parts": of_parts,
+        }
+        for variant, (config, _), step, of_ours, of_torch, of_parts in zip(
+            VARIANTS, loaded, steps, ours, theirs, measured, strict=True
+        )
+    ]
+
+
+def _measure_parts(step: Step, options: argparse.Namespace, rates: Mapping[str, float]) -> dict[str, Any]:
+    found = parts(step)
+    runs = [lambda part=part: jax.block_until_ready(part.run(*part.arguments)) for part in found.values()]
     return {
-        "variant": variant,
-        "batch_size": options.batch_size,
-        "views": options.batch_size * config.data.num_global_views,
-        "dtype": options.dtype,
-        "compile_seconds": dict(zip(("cold", "cached"), step.compile_seconds, strict=True)),
-        "temporary_bytes": step.temporary_bytes,
-        "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
-        "seconds": seconds[0].tolist(),
-        "torch_seconds": seconds[1].tolist() if len(seconds) > 1 else None,
-        "parts": measured,
+        name: {
+            "seconds": seconds,
+            "operations": part.operations,
+            "bytes": part.num_bytes,
+            "floor": max(part.operations / rates["operations"], part.num_bytes / rates["bytes"]),
+        }
+        for (name, part), seconds in zip(found.items(), timing.alternate(runs, options.repeats).tolist(), strict=True)
     }
 
 
@@ -106,8 +118,8 @@ def step_table(measured: Sequence[Mapping[str, Any]]) -> str:
     """
     lines = [
         "| step | type | views | s | views/s | PyTorch, s | ratio | compiled in, s | from the cache, s "
-        "| intermediate results, MB | process, GB |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| intermediate results, MB |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for row in measured:
         ours, compiled, torch = np.median(row["seconds"]), row["compile_seconds"], "| | |"
@@ -117,7 +129,7 @@ def step_table(measured: Sequence[Mapping[str, Any]]) -> str:
         lines.append(
             f"| {row['variant']} | {row['dtype']} | {row['views']} | {ours:.3f} | {row['views'] / ours:.0f} "
             f"{torch} {compiled['cold']:.1f} | {compiled['cached']:.1f} "
-            f"| {row['temporary_bytes'] / 1e6:.0f} | {row['peak_bytes'] / 1e9:.1f} |"
+            f"| {row['temporary_bytes'] / 1e6:.0f} |"
         )
     return "\n".join(lines)
 
@@ -160,11 +172,13 @@ def main() -> None:
     jax.config.update("jax_compilation_cache_dir", cache.name)
     rates = timing.rates(options.dtype)
     with cache, tempfile.TemporaryDirectory() as folder:
-        measured = [measure(variant, options, rates, Path(folder)) for variant in VARIANTS]
+        measured = measure(options, rates, Path(folder))
         jax.config.update("jax_compilation_cache_dir", None)
+    peak_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"{rates['operations'] / 1e9:.0f} GFLOP/s, {rates['bytes'] / 1e9:.0f} GB/s")
+    print(f"at most {peak_bytes / 1e9:.1f} GB in this process, both steps and 50,000 images included")
     print(f"\n{step_table(measured)}\n\n{parts_table(measured)}")
-    command_line.write_json(options.json, {"rates": rates, "steps": measured})
+    command_line.write_json(options.json, {"rates": rates, "peak_bytes": peak_bytes, "steps": measured})
 
 
 if __name__ == "__main__":

@@ -17,9 +17,13 @@ from hamjepa_jax.stats.moment_tests import jarque_bera, moments
 from hamjepa_jax.stats.rank_tests import anderson_darling, cramer_von_mises, shapiro_francia, wasserstein, watson
 
 WEIGHTS = ("gaussian", "uniform")
-# Samples, of all projections that are worked on at a time: on one CPU as many as its caches hold with their cosines and
-# sines, and elsewhere so many that there is work for every device.
-BLOCK_ON_ONE_CPU, BLOCK = 2**17, 2**26
+
+Angle = tuple[jax.Array, jax.Array]  # its cosine and its sine
+
+# Samples, of all projections that are worked on at a time. On one CPU a quarter of all, so that what is computed on the
+# way needs little memory, but not so few that starting the work takes longer than the work, nor more than the caches
+# hold; elsewhere so many that there is work for every device.
+LEAST_BLOCK_ON_ONE_CPU, MOST_BLOCK_ON_ONE_CPU, BLOCK = 2**14, 2**16, 2**26
 
 
 def epps_pulley(x: jax.Array, *, t_max: float = 3.0, num_points: int = 17, weight: str = "gaussian") -> jax.Array:
@@ -67,7 +71,9 @@ def knots(t_max: float, num_points: int, weight: str) -> tuple[np.ndarray, np.nd
 def _in_blocks(function: Callable[..., jax.Array], x: jax.Array, *arrays: jax.Array) -> jax.Array:
     """A function of columns, (..., K) → (..., K), block by block of columns."""
     num_columns = x.shape[-1]
-    block = BLOCK_ON_ONE_CPU if environment.on_one_cpu() else BLOCK
+    block = BLOCK
+    if environment.on_one_cpu():
+        block = min(max(x.size // 4, LEAST_BLOCK_ON_ONE_CPU), MOST_BLOCK_ON_ONE_CPU)
     size = max(1, block * num_columns // x.size)
     if size >= num_columns:
         return function(x, *arrays)
@@ -83,27 +89,28 @@ def _in_blocks(function: Callable[..., jax.Array], x: jax.Array, *arrays: jax.Ar
     return jnp.concatenate([joined, function(*(array[..., whole:] for array in (x, *arrays)))], axis=-1)
 
 
-def _cosines_and_sines(x: jax.Array, t_max: float, num_points: int):
-    """Yields cos(tⱼx) and sin(tⱼx) for j = 1 … T−1, each from the one before."""
-    spacing = t_max / (num_points - 1)
-    cos_1, sin_1 = jnp.cos(spacing * x), jnp.sin(spacing * x)
-    cos, sin = cos_1, sin_1
-    for _ in range(num_points - 1):
-        yield cos, sin
-        cos, sin = cos * cos_1 - sin * sin_1, sin * cos_1 + cos * sin_1
-
-
 def _characteristic_errors(x: jax.Array, t_max: float, num_points: int) -> jax.Array:
     """Cⱼ − φⱼ and Sⱼ for j = 1 … T−1, (2, T−1, ..., K); both vanish at j = 0."""
-    _, _, phi = knots(t_max, num_points, "uniform")
+    t, _, phi = knots(t_max, num_points, "uniform")
 
     def of_columns(x: jax.Array) -> jax.Array:
-        angles = _cosines_and_sines(x, t_max, num_points)
-        means = [(jnp.mean(cos, axis=-2), jnp.mean(sin, axis=-2)) for cos, sin in angles]
-        cos_errors = [cos - phi_j for (cos, _), phi_j in zip(means, phi[1:].tolist(), strict=True)]
-        return jnp.stack([jnp.stack(cos_errors), jnp.stack([sin for _, sin in means])])
+        first = jnp.cos(t[1].item() * x), jnp.sin(t[1].item() * x)
+
+        def next_knot(angle: Angle, phi_j: jax.Array) -> tuple[Angle, jax.Array]:
+            cos, sin = angle
+            return _add_angles(angle, first), jnp.stack([jnp.mean(cos, axis=-2) - phi_j, jnp.mean(sin, axis=-2)])
+
+        # Unrolled, the means over samples on several devices are exchanged all at once.
+        unroll = not environment.on_one_cpu()
+        _, errors = jax.lax.scan(next_knot, first, jnp.asarray(phi[1:], x.dtype), unroll=unroll)
+        return jnp.moveaxis(errors, 1, 0)
 
     return _in_blocks(of_columns, x)
+
+
+def _add_angles(a: Angle, b: Angle) -> Angle:
+    (cos_a, sin_a), (cos_b, sin_b) = a, b
+    return cos_a * cos_b - sin_a * sin_b, sin_a * cos_b + cos_a * sin_b
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
@@ -124,10 +131,12 @@ def _epps_pulley_backward(t_max, num_points, weight, residuals, cotangent):
     scales = (2.0 * w * t)[1:].tolist()
 
     def of_columns(x: jax.Array, errors: jax.Array, cotangent: jax.Array) -> jax.Array:
+        first = angle = jnp.cos(t[1].item() * x), jnp.sin(t[1].item() * x)
         gradient = jnp.zeros_like(x)
-        for j, (scale, (cos, sin)) in enumerate(zip(scales, _cosines_and_sines(x, t_max, num_points), strict=True)):
-            cos_error, sin_mean = scale * errors[:, j, ..., None, :] * cotangent[..., None, :]
+        for j, scale in enumerate(scales):
+            (cos, sin), (cos_error, sin_mean) = angle, scale * errors[:, j, ..., None, :] * cotangent[..., None, :]
             gradient += sin_mean * cos - cos_error * sin
+            angle = _add_angles(angle, first)
         return gradient
 
     return (_in_blocks(of_columns, x, errors, cotangent),)

@@ -19,11 +19,14 @@ def test_a_step_and_its_parts(monkeypatch, photo_config):
     assert len(step.compile_seconds) == 2
     assert step.temporary_bytes > 0
     found = step_parts.parts(step)
-    assert set(found) == {"views", "encoder", "flow", "objective", "optimizer"}
+    assert set(found) == {"views", "encoder", "flow", "objective", "regularizers", "optimizer"}
     for part in found.values():
         assert part.operations > 0 or part.num_bytes > 0
         jax.block_until_ready(part.run(*part.arguments))
     assert found["objective"].operations > found["flow"].operations
+    gradient = found["regularizers"].run(*found["regularizers"].arguments)[1][0]
+    # The prediction is no part of them.
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(gradient["predictor"]))
     # Parameters, gradients and moments, read, and three of them written.
     assert found["optimizer"].num_bytes == 7 * 4 * sum(leaf.size for leaf in jax.tree.leaves(before))
 
@@ -81,10 +84,9 @@ def test_tables():
         "torch_seconds": [4.0],
         "compile_seconds": {"cold": 5.0, "cached": 1.25},
         "temporary_bytes": 10**9,
-        "peak_bytes": 2 * 10**9,
         "parts": {"encoder": {"seconds": [1.0], "floor": 0.5}},
     }
     table = training_step.step_table([row, row | {"torch_seconds": None}]).splitlines()
-    assert table[2] == "| sigreg | float32 | 128 | 2.000 | 64 | 4.000 | 0.50 | 5.0 | 1.2 | 1000 | 2.0 |"
+    assert table[2] == "| sigreg | float32 | 128 | 2.000 | 64 | 4.000 | 0.50 | 5.0 | 1.2 | 1000 |"
     assert "| 64 | | | 5.0 |" in table[3]
     assert training_step.parts_table([row]).endswith("| sigreg | encoder | 1000.0 | 50.0% | 500.00 | 2.0 |")

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from hamjepa_jax import environment
 from hamjepa_jax.stats import univariate
 from hamjepa_jax.stats.univariate import WEIGHTS, epps_pulley, knots
 
@@ -97,25 +98,36 @@ def test_gradient_is_bounded_whatever_the_samples(scale, shift, weight, seed):
         assert np.all(bound <= 6 * np.sum(w * t))
 
 
+def set_block(monkeypatch, on_one_cpu, block):
+    monkeypatch.setattr(environment, "on_one_cpu", lambda: on_one_cpu)
+    for name in ("LEAST_BLOCK_ON_ONE_CPU", "MOST_BLOCK_ON_ONE_CPU") if on_one_cpu else ("BLOCK",):
+        monkeypatch.setattr(univariate, name, block)
+
+
 # One projection at a time, two, which do not divide seven, and all of them.
 @pytest.mark.parametrize("block", [12, 24, 84])
-def test_blocks_of_projections_change_nothing(float64, monkeypatch, block):
+@pytest.mark.parametrize("on_one_cpu", [True, False])
+def test_blocks_of_projections_change_nothing(float64, monkeypatch, on_one_cpu, block):
     x = jax.random.normal(jax.random.key(0), (2, 6, 7), jnp.float64)
 
     def value_and_gradient(x):
         statistics, pull_back = jax.vjp(epps_pulley, x)
         return statistics, *pull_back(jnp.cos(statistics))
 
+    set_block(monkeypatch, False, x.size)
     whole = jax.jit(value_and_gradient)(x)
-    monkeypatch.setattr(univariate, "BLOCK", block)
+    set_block(monkeypatch, on_one_cpu, block)
     # Another function, so that it is traced anew.
     in_blocks = jax.jit(lambda x: value_and_gradient(x))(x)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-12), in_blocks, whole)
 
 
-def test_blocks_hold_no_cosine_of_every_sample_and_knot(monkeypatch):
+# On one CPU blocks are chosen by the size of the whole.
+@pytest.mark.parametrize(("on_one_cpu", "num_columns"), [(True, 256), (True, 4096), (False, 1024)])
+def test_no_cosine_of_every_sample_and_knot_is_held(monkeypatch, on_one_cpu, num_columns):
+    monkeypatch.setattr(environment, "on_one_cpu", lambda: on_one_cpu)
     monkeypatch.setattr(univariate, "BLOCK", 2**14)
-    x = jax.ShapeDtypeStruct((256, 1024), jnp.float32)
+    x = jax.ShapeDtypeStruct((256, num_columns), jnp.float32)
     gradient = jax.jit(jax.value_and_grad(lambda x: jnp.mean(epps_pulley(x, num_points=17))))
     assert gradient.lower(x).compile().memory_analysis().temp_size_in_bytes < 3 * 4 * x.size
 
