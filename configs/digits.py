@@ -79,7 +79,16 @@ def get_config(variant: str = "hamjepa") -> ml_collections.ConfigDict:
     config.predictor = recipe.predictor
     config.objective = recipe.objective
     config.optimizer = recipe.optimizer | dict(learning_rate=5e-3, warmup_epochs=3)
-    config.train = dict(epochs=30, max_steps=config_dict.placeholder(int), microbatches=1, max_skipped_steps=0, seed=42)
+    config.train = dict(
+        epochs=30,
+        max_steps=config_dict.placeholder(int),
+        microbatches=1,
+        steps_per_dispatch=1,
+        compiler_options="",
+        max_skipped_steps=0,
+        seed=42,
+    )
+    config.profile = ""
     config.checkpoint = dict(
         every_steps=config_dict.placeholder(int),
         every_minutes=10.0,

@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import hashlib
 import os
 import platform
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 import jax
+
+from hamjepa_jax.errors import UserError
 
 # Of glibc's mallopt: the parameters, what keeps freed memory, and what they are otherwise.
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4
@@ -21,6 +24,11 @@ PACKAGES = ("hamjepa_jax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "
 def on_one_cpu() -> bool:
     """Whether everything is computed by a single device, which is a CPU."""
     return jax.default_backend() == "cpu" and jax.device_count() == 1
+
+
+def loops_are_slow() -> bool:
+    """Whether a loop around a training step makes it slower: XLA's CPU shares out the work inside of one less well."""
+    return jax.default_backend() == "cpu"
 
 
 def compute_in_the_calling_thread() -> None:
@@ -53,10 +61,51 @@ def reusing_memory() -> Iterator[None]:
             library.malloc_trim(0)
 
 
-def compiler_options() -> dict[str, str]:
-    """What the compiler of a training step is told besides the program; see `models.convolution.computed_once`."""
+def compiler_options(chosen: str = "") -> dict[str, str]:
+    """What the compiler of a training step is told besides the program; see `models.convolution.computed_once`.
+
+    Args:
+        chosen: further options of XLA, NAME=VALUE with commas between them: config.train.compiler_options.
+
+    Returns:
+        Values by name.
+
+    Raises:
+        UserError: if XLA knows no such option, or takes no such value for it.
+    """
     # This pass drops the barriers on a CPU.
-    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if on_one_cpu() else {}
+    options = {"xla_disable_hlo_passes": "cse_barrier_expander"} if on_one_cpu() else {}
+    for option in filter(None, chosen.split(",")):
+        name, _, value = option.strip().removeprefix("--").partition("=")
+        # As XLA_FLAGS has them, and as the compiler wants them here.
+        options[name] = {"true": "True", "false": "False"}.get(value, value)
+    if chosen:
+        try:
+            jax.jit(lambda: 0, compiler_options=options).lower().compile()
+        except jax.errors.JaxRuntimeError as error:
+            raise UserError(
+                f"config.train.compiler_options: {str(error).partition(': ')[2]}; give options of XLA for this "
+                f"backend ({jax.default_backend()}) as NAME=VALUE,NAME=VALUE, got {chosen!r}"
+            ) from None
+    return options
+
+
+def keep_compiled_programs() -> None:
+    """Has what is compiled kept in the user's cache directory, from which the next process takes it.
+
+    JAX_COMPILATION_CACHE_DIR keeps it elsewhere, and JAX_ENABLE_COMPILATION_CACHE=false not at all.
+    """
+    if jax.config.jax_compilation_cache_dir is None:
+        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(caches / "hamjepa_jax" / f"compiled-{_instruction_set()}"))
+
+
+def _instruction_set() -> str:
+    """A short name of what the processor can do: a program for one may crash another that shares the directory."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else [platform.processor()]
+    features = next((line for line in lines if line.startswith(("flags", "Features"))), lines[0])
+    return hashlib.sha256(f"{platform.machine()} {features}".encode()).hexdigest()[:12]
 
 
 def describe() -> dict[str, object]:

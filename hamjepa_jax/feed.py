@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any
 
+import jax
 import numpy as np
 from jax.sharding import Mesh
 
@@ -88,6 +89,25 @@ class Feed:
         batch = self._place(next(self._batches), sharding.batch_sharding(self._mesh))
         self.last_wait = time.monotonic() - asked_at
         return batch
+
+    def take(self, count: int) -> Any:
+        """The batches of the next steps, with a leading axis of steps.
+
+        Args:
+            count: how many.
+
+        Returns:
+            The batches.
+
+        Raises:
+            UserError: if more records than allowed could not be read.
+        """
+        asked_at = time.monotonic()
+        batches = [next(self._batches) for _ in range(count)]
+        stacked = jax.tree.map(lambda *arrays: np.stack(arrays), *batches)
+        placed = self._place(stacked, sharding.batch_sharding(self._mesh, leading_axes=1))
+        self.last_wait = time.monotonic() - asked_at
+        return placed
 
     def close(self) -> None:
         """Ends the workers."""

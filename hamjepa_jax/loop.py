@@ -31,6 +31,7 @@ class Loop:
     def __init__(
         self,
         train_step: Callable[..., Any],
+        train_steps: Callable[..., Any],
         key: jax.Array,
         mesh: Mesh,
         restored: Restored,
@@ -40,6 +41,7 @@ class Loop:
         telemetry: Telemetry,
         stop: StopRequest,
         total_steps: int,
+        steps_per_dispatch: int,
         every_steps: int | None,
         every_minutes: float | None,
         best_metric: str | None,
@@ -50,6 +52,7 @@ class Loop:
 
         Args:
             train_step: jitted, (state, key, step, requests, dataset, batch) → (state, metrics, greatest request).
+            train_steps: the same for several steps, batches and metrics having a leading axis of steps.
             key: the key of the run, on every device.
             mesh: the device mesh.
             restored: the state to begin with, its step, and that of the data.
@@ -58,20 +61,23 @@ class Loop:
             telemetry: where metrics are recorded.
             stop: the request to stop.
             total_steps: steps of the whole run.
+            steps_per_dispatch: how many steps `train_steps` makes, unless something is to be done between them.
             every_steps: steps between two checkpoints, or None.
             every_minutes: minutes between two checkpoints, or None.
             best_metric: the metric by which a checkpoint is the best, or None.
             config: the config, to be saved too, as plain JSON values.
             probe: judges the encoder from time to time, or None.
         """
-        self._train_step, self._key, self._mesh = train_step, key, mesh
+        self._train_step, self._train_steps, self._key, self._mesh = train_step, train_steps, key, mesh
         self._state, self._first_step, self._data_state = restored.state, restored.step, restored.data
         self._feed, self._checkpointer, self._telemetry, self._stop = feed, checkpointer, telemetry, stop
+        self._steps_per_dispatch = steps_per_dispatch
         self._total_steps, self._every_steps, self._every_minutes = total_steps, every_steps, every_minutes
         self._best_metric, self._config, self._probe = best_metric, config, probe
         self._saved_at = time.monotonic()
-        # The step that is dispatched and not recorded yet: its number, its metrics, and what was asked in it.
-        self._pending: tuple[int, dict[str, jax.Array], jax.Array] | None = None
+        # The steps that are dispatched and not recorded yet: the number of the first, the metrics of all, what the
+        # probe found after the last, and what was asked in them.
+        self._pending: tuple[int, dict[str, jax.Array], dict[str, float], jax.Array] | None = None
         self._values: dict[str, float] = {}
         self._asked_by_any = NOTHING
 
@@ -88,7 +94,8 @@ class Loop:
             UserError: if too many records cannot be read, after saving, or the metric for the best is unknown.
         """
         try:
-            for step in range(self._first_step, self._total_steps):
+            step = self._first_step
+            while step < self._total_steps:
                 self._checkpointer.check()
                 request = self._request()
                 asked = request if jax.process_count() == 1 else self._asked_by_any
@@ -98,7 +105,7 @@ class Loop:
                     raise Interrupted(step, asked, self._stop.reason)
                 if asked == SAVE or self._save_is_due(step):
                     self._save(step)
-                self._dispatch(step, request)
+                step += self._dispatch(step, request)
             self._save(self._total_steps)
         except NonFiniteError as error:
             self._pending = None
@@ -128,22 +135,35 @@ class Loop:
         # The best by the online probe must be the very state that it judged.
         return self._probe is not None and self._best_metric in self._probe.names and self._probe.due(step)
 
-    def _dispatch(self, step: int, request: int) -> None:
-        """Starts a step, and then records the one before, so that the device never waits for the host."""
+    def _steps_at_once(self, step: int) -> int:
+        """How many steps are dispatched together: one where the state is to be saved or judged before the last."""
+        count = self._steps_per_dispatch
+        between = range(step + 1, step + count)
+        if step + count > self._total_steps or any(map(self._save_is_due, between)):
+            return 1
+        return 1 if self._probe is not None and any(map(self._probe.due, between)) else count
+
+    def _dispatch(self, step: int, request: int) -> int:
+        """Starts steps, and then records those before, so that the device never waits for the host; returns how many.
+
+        What a process asks for it asks once for all of them.
+        """
+        count = self._steps_at_once(step)
         step_number = sharding.place(np.asarray(step, np.int32), sharding.replicated(self._mesh))
         requests = np.full(len(self._mesh.local_devices), request, np.int32)
         # The batch is not kept in a variable, which would keep the memory that is shared with a worker.
-        self._state, metrics, asked = self._train_step(
+        self._state, metrics, asked = (self._train_step if count == 1 else self._train_steps)(
             self._state,
             self._key,
             step_number,
             sharding.place_shares(requests, sharding.batch_sharding(self._mesh)),
             self._feed.dataset,
-            next(self._feed),
+            next(self._feed) if count == 1 else self._feed.take(count),
         )
         self._telemetry.waited_for_input(self._feed.last_wait)
         self._record()
-        self._pending = (step, metrics | self._probe_results(step + 1), asked)
+        self._pending = (step, metrics, self._probe_results(step + count), asked)
+        return count
 
     def _probe_results(self, step: int) -> dict[str, float]:
         """What the online probe finds after so many steps, if it is due; its time does not count as training."""
@@ -156,11 +176,15 @@ class Loop:
         return results
 
     def _record(self) -> None:
-        """Records the step that is pending, if there is one; raises if the run has halted in it."""
+        """Records the steps that are pending, if there are any; raises if the run has halted in one of them."""
         if self._pending is None:
             return
-        (step, metrics, asked), self._pending = self._pending, None
-        self._values = self._telemetry.record(step, metrics)
+        (first_step, metrics, probed, asked), self._pending = self._pending, None
+        stacked = {name: np.atleast_1d(values) for name, values in jax.device_get(metrics).items()}
+        last = len(stacked["loss"]) - 1
+        for i in range(last + 1):
+            of_step = {name: values[i] for name, values in stacked.items()} | (probed if i == last else {})
+            self._values = self._telemetry.record(first_step + i, of_step)
         self._asked_by_any = int(asked)
         if self._best_metric is not None:
             of_probe = () if self._probe is None else self._probe.names

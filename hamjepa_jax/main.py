@@ -177,6 +177,7 @@ def run(console: Console, directories: Sequence[str] = ()) -> None:
     from hamjepa_jax.workdir import Workdir
 
     environment.compute_in_the_calling_thread()
+    environment.keep_compiled_programs()
     distributed.start(
         coordinator_address=_COORDINATOR_ADDRESS.value,
         num_processes=_NUM_PROCESSES.value,

@@ -62,9 +62,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """The leading axis split over all devices."""
-    return NamedSharding(mesh, PartitionSpec(MESH_AXES))
+def batch_sharding(mesh: Mesh, *, leading_axes: int = 0) -> NamedSharding:
+    """The first axis split over all devices, that after so many leading axes."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * leading_axes, MESH_AXES))
 
 
 def state_sharding(mesh: Mesh, abstract_state: Any) -> Any:

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -111,12 +110,12 @@ class Telemetry:
         self._pauses += seconds
 
     def record(self, step: int, metrics: Mapping[str, Any]) -> dict[str, float]:
-        """Shows and logs the metrics of a step; waits for the device to have finished it.
+        """Shows and logs the metrics of a step.
 
         Args:
             step: the step that the metrics belong to.
-            metrics: scalars on the device, see `step.make_train_step`, `learning_rate`, and what the online probe found
-                after the step, if it was due: `online_...`.
+            metrics: scalars, see `step.make_train_step`, `learning_rate`, and what the online probe found after the
+                step, if it was due: `online_...`.
 
         Returns:
             The loss, its terms and statistics, and what the online probe found.
@@ -126,7 +125,7 @@ class Telemetry:
                 same.
             StorageError: if a log cannot be written.
         """
-        values = {name: float(value) for name, value in jax.device_get(dict(metrics)).items()}
+        values = {name: float(value) for name, value in sorted(metrics.items())}
         finite, halted = bool(values.pop("finite")), bool(values.pop("halted"))
         learning_rate = values.pop("learning_rate")
         # The clock starts after the first step, whose compilation would spoil the speed.

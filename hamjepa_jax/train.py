@@ -73,6 +73,12 @@ def set_up(config: ConfigDict, experiment: Experiment, devices: Sequence[jax.Dev
         f"must be a multiple of {mesh.size * microbatches}, {mesh.size} devices times {microbatches} "
         f"config.train.microbatches, got {batch_size}",
     )
+    require(
+        config.train.steps_per_dispatch >= 1,
+        "train.steps_per_dispatch",
+        f"must be at least 1, got {config.train.steps_per_dispatch}",
+    )
+    environment.compiler_options(config.train.compiler_options)
     require_known(config.checkpoint.best_mode, BEST_MODES, "checkpoint.best_mode")
     key = jax.jit(partial(jax.random.key, config.train.seed), out_shardings=sharding.replicated(mesh))()
     abstract_state = jax.eval_shape(experiment.initial_state, key)
@@ -214,12 +220,17 @@ def train(config: ConfigDict, experiment: Experiment, setup: Setup, workdir: Wor
             every_steps=config.log.every_steps,
             event_logs=event_logs,
         )
+        steps_per_dispatch = config.train.steps_per_dispatch
+        if steps_per_dispatch > 1 and environment.loops_are_slow():
+            console.print(f"config.train.steps_per_dispatch: 1 and not {steps_per_dispatch}, which is slower on a CPU")
+            steps_per_dispatch = 1
         feed = open_feed(config, experiment, setup, console, first_step=restored.data["next_step"])
         # XLA calls LAPACK for the small decompositions of the floors; its threads would spin against XLA's own.
         blas = threadpool_limits(1, user_api="blas")
         with contextlib.closing(feed), telemetry, blas, environment.reusing_memory():
             loop = Loop(
                 jit_train_step(config, experiment, setup),
+                jit_train_steps(config, experiment, setup),
                 setup.key,
                 setup.mesh,
                 restored,
@@ -228,6 +239,7 @@ def train(config: ConfigDict, experiment: Experiment, setup: Setup, workdir: Wor
                 telemetry=telemetry,
                 stop=stop,
                 total_steps=experiment.total_steps,
+                steps_per_dispatch=steps_per_dispatch,
                 every_steps=config.checkpoint.every_steps,
                 every_minutes=config.checkpoint.every_minutes,
                 best_metric=config.checkpoint.best_metric or None,
@@ -280,6 +292,40 @@ def jit_train_step(config: ConfigDict, experiment: Experiment, setup: Setup) -> 
         See `loop.Loop`: (state, key, step, requests, dataset, batch) → (state, metrics, greatest request), the state
         donated, the learning rate of the update among the metrics.
     """
+    step_and_rate = _step_and_rate(config, experiment, setup)
+
+    def step_and_agree(state, key, step, requests, dataset, batch):
+        return *step_and_rate(state, key, step, dataset, batch), jnp.max(requests)
+
+    return _jit(step_and_agree, config, setup)
+
+
+def jit_train_steps(config: ConfigDict, experiment: Experiment, setup: Setup) -> Callable[..., Any]:
+    """Several steps as one program, which the host dispatches at once.
+
+    Args:
+        config: the whole config.
+        experiment: what `build.experiment` made of it.
+        setup: what `set_up` returned.
+
+    Returns:
+        The same as `jit_train_step`, of the first step and batches with a leading axis of steps; so have the metrics.
+    """
+    step_and_rate = _step_and_rate(config, experiment, setup)
+
+    def steps_and_agree(state, key, first_step, requests, dataset, batches):
+        def one(state, step_and_batch):
+            step, batch = step_and_batch
+            return step_and_rate(state, key, step, dataset, batch)
+
+        num_steps = jax.tree.leaves(batches)[0].shape[0]
+        steps = first_step + jnp.arange(num_steps, dtype=first_step.dtype)
+        return *jax.lax.scan(one, state, (steps, batches)), jnp.max(requests)
+
+    return _jit(steps_and_agree, config, setup)
+
+
+def _step_and_rate(config: ConfigDict, experiment: Experiment, setup: Setup) -> Callable[..., Any]:
     train_step = make_train_step(
         loss=setup.loss,
         optimizer=experiment.optimizer,
@@ -287,15 +333,19 @@ def jit_train_step(config: ConfigDict, experiment: Experiment, setup: Setup) -> 
         max_skipped_steps=config.train.max_skipped_steps,
     )
 
-    def step_and_agree(state, key, step, requests, dataset, batch):
+    def step_and_rate(state, key, step, dataset, batch):
         learning_rate = experiment.learning_rate(state.step - state.skipped)
         state, metrics = train_step(state, key, step, dataset, batch)
-        return state, metrics | {"learning_rate": learning_rate}, jnp.max(requests)
+        return state, metrics | {"learning_rate": learning_rate}
 
+    return step_and_rate
+
+
+def _jit(function: Callable[..., Any], config: ConfigDict, setup: Setup) -> Callable[..., Any]:
     everywhere = sharding.replicated(setup.mesh)
     return jax.jit(
-        step_and_agree,
+        function,
         donate_argnums=0,
         out_shardings=(setup.shardings, everywhere, everywhere),
-        compiler_options=environment.compiler_options(),
+        compiler_options=environment.compiler_options(config.train.compiler_options),
     )

@@ -1,6 +1,7 @@
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from hamjepa_jax import environment
+from hamjepa_jax.errors import UserError
 
 
 def test_several_devices_are_not_one_cpu():
@@ -26,6 +28,57 @@ def test_the_compiler_keeps_barriers_on_one_cpu(monkeypatch, kept):
 
     compiled = jax.jit(twice, compiler_options=environment.compiler_options()).lower(np.ones(8)).compile()
     assert ("opt-barrier" in compiled.as_text()) == kept
+
+
+def test_options_of_the_compiler_are_chosen(monkeypatch):
+    chosen = "xla_cpu_enable_fast_min_max=true, --xla_gpu_all_reduce_combine_threshold_bytes=1024"
+    options = {"xla_cpu_enable_fast_min_max": "True", "xla_gpu_all_reduce_combine_threshold_bytes": "1024"}
+    assert environment.compiler_options(chosen) == options
+    monkeypatch.setattr(environment, "on_one_cpu", lambda: True)
+    assert environment.compiler_options(chosen).items() > options.items()
+
+
+@pytest.mark.parametrize(
+    ("chosen", "wrong"),
+    [
+        ("xla_fast=true", "No such compile option: 'xla_fast'"),
+        ("xla_cpu_enable_fast_math=perhaps", "While setting option xla_cpu_enable_fast_math, 'perhaps' is not a valid"),
+        ("xla_cpu_enable_fast_math", "While setting option xla_cpu_enable_fast_math, '' is not a valid bool value"),
+        ("true", "No such compile option: 'true'"),
+    ],
+)
+def test_options_that_the_compiler_does_not_take_get_one_line(chosen, wrong):
+    with pytest.raises(UserError) as refused:
+        environment.compiler_options(chosen)
+    assert str(refused.value).startswith(f"config.train.compiler_options: {wrong}")
+    assert str(refused.value).endswith(f"as NAME=VALUE,NAME=VALUE, got {chosen!r}")
+    assert "\n" not in str(refused.value)
+
+
+def test_compiled_programs_are_kept_where_the_user_says_or_in_a_cache(monkeypatch, tmp_path):
+    there = jax.config.jax_compilation_cache_dir
+    try:
+        jax.config.update("jax_compilation_cache_dir", "elsewhere")
+        environment.keep_compiled_programs()
+        assert jax.config.jax_compilation_cache_dir == "elsewhere"
+        for name, value, parent in (("XDG_CACHE_HOME", tmp_path, tmp_path), ("HOME", tmp_path, tmp_path / ".cache")):
+            monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+            monkeypatch.setenv(name, str(value))
+            jax.config.update("jax_compilation_cache_dir", None)
+            environment.keep_compiled_programs()
+            directory = Path(jax.config.jax_compilation_cache_dir)
+            assert directory.parent == parent / "hamjepa_jax"
+    finally:
+        jax.config.update("jax_compilation_cache_dir", there)
+
+
+def test_processors_that_differ_share_no_compiled_programs(monkeypatch):
+    names = set()
+    for features in ("sse avx", "sse avx avx512"):
+        monkeypatch.setattr(environment.Path, "exists", lambda self: True)
+        monkeypatch.setattr(environment.Path, "read_text", lambda self, features=features: f"x: 1\nflags : {features}")
+        names.add(environment._instruction_set())
+    assert len(names) == 2
 
 
 def test_memory_is_kept_for_a_while_and_then_given_back(monkeypatch):
@@ -60,6 +113,7 @@ FAULTS = """
 import contextlib, resource, sys
 import jax, jax.numpy as jnp
 from hamjepa_jax import environment
+from hamjepa_jax.errors import UserError
 environment.compute_in_the_calling_thread()
 @jax.jit
 def compute(x):
