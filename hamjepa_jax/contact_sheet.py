@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from hamjepa_jax import build_views
+from hamjepa_jax import build_views, environment
 from hamjepa_jax.data import views
 from hamjepa_jax.data.augment import COLOR_OPERATIONS
 from hamjepa_jax.data.loading import CanvasBatch, CanvasLoader, CropLoader, CroppedBatch, read_or_next
@@ -57,7 +57,8 @@ def draw(
     originals, _ = CanvasLoader(source, canvas_size=ORIGINAL_SIZE)(0, ids)
 
     view_key, _ = jax.random.split(jax.random.key(seed))
-    parameters, rendered = jax.jit(partial(_views, groups=groups))(jax.random.fold_in(view_key, 0), batch)
+    drawn = jax.jit(partial(_views, groups=groups), compiler_options=environment.COMPILE_QUICKLY)
+    parameters, rendered = drawn(jax.random.fold_in(view_key, 0), batch)
     if isinstance(batch, CroppedBatch):
         parameters = tuple(
             CroppedView(CropBox(*np.transpose(boxes, (2, 1, 0))), appearance)

@@ -13,10 +13,14 @@ import jax
 
 from hamjepa_jax.errors import UserError
 
-# Of glibc's mallopt: the parameters, what keeps freed memory, and what they are otherwise.
-_TRIM_THRESHOLD, _MMAP_MAX = -1, -4
+# For a program that runs once, and is compiled for longer than it takes.
+COMPILE_QUICKLY = {"xla_backend_optimization_level": "0"}
+
+# Of glibc's mallopt: the parameters, what keeps freed memory, and what gives it back. Once told anything, glibc no
+# longer adapts to the sizes that a program frees; these are the largest that it would have come to.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _KEEP = {_TRIM_THRESHOLD: -1, _MMAP_MAX: 0}
-_RETURN = {_TRIM_THRESHOLD: 128 * 1024, _MMAP_MAX: 65536}
+_RETURN = {_TRIM_THRESHOLD: 2**26, _MMAP_THRESHOLD: 2**25, _MMAP_MAX: 65536}
 
 PACKAGES = ("hamjepa_jax", "jax", "jaxlib", "flax", "optax", "numpy", "scipy", "pillow")
 
@@ -97,6 +101,7 @@ def keep_compiled_programs() -> None:
     """
     if jax.config.jax_compilation_cache_dir is None:
         caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
         jax.config.update("jax_compilation_cache_dir", str(caches / "hamjepa_jax" / f"compiled-{_instruction_set()}"))
 
 

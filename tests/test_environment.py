@@ -95,7 +95,7 @@ def test_memory_is_kept_for_a_while_and_then_given_back(monkeypatch):
     monkeypatch.setattr(environment.ctypes, "CDLL", lambda name: Library())
     with environment.reusing_memory():
         assert calls == [(-1, -1), (-4, 0)]
-    assert calls[2:] == [(-1, 128 * 1024), (-4, 65536), "trim"]
+    assert calls[2:] == [(-1, 2**26), (-3, 2**25), (-4, 65536), "trim"]
 
 
 @pytest.mark.parametrize("one_cpu", [False, True])

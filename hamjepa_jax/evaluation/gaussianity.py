@@ -1,8 +1,9 @@
 """Whether features are Gaussian along random directions: the Epps–Pulley test with p-values."""
 
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from hamjepa_jax.evaluation.spectra import random_rows, unit_rows
@@ -14,6 +15,9 @@ MOST_ROWS = 10_000
 NULL_DRAWS = 1_000_000
 # A spread below this share of the values themselves is their rounding.
 ROUNDING = 1e-12
+
+
+_epps_pulley = jax.jit(partial(epps_pulley, t_max=T_MAX, num_points=NUM_POINTS, weight=WEIGHT))
 
 
 class DirectionalTest(NamedTuple):
@@ -66,8 +70,7 @@ def directional_test(projections: np.ndarray, *, standardized: bool) -> Directio
     if standardized:
         mean, deviation = projections.mean(axis=0), projections.std(axis=0)
         projections = (projections - mean) / np.where(deviation > ROUNDING * np.abs(mean), deviation, np.inf)
-    statistics = epps_pulley(projections, t_max=T_MAX, num_points=NUM_POINTS, weight=WEIGHT)
-    statistics = np.asarray(statistics, np.float64)
+    statistics = np.asarray(_epps_pulley(projections), np.float64)
     return DirectionalTest(statistics, p_values(statistics, standardized=standardized))
 
 

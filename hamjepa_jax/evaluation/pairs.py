@@ -1,11 +1,13 @@
 """Pairs of embeddings: two views of images that the encoder has not been trained on."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import linen as nn
 from ml_collections import ConfigDict
 from rich.console import Console
 
@@ -15,6 +17,7 @@ from hamjepa_jax.data.images import UnreadableImage
 from hamjepa_jax.errors import UserError
 from hamjepa_jax.evaluation.spectra import alignment
 from hamjepa_jax.state import TrainState
+from hamjepa_jax.step import Views
 
 NUM_EXAMPLES = 512
 # Images that are embedded at a time.
@@ -38,16 +41,6 @@ def held_out_views(
     Raises:
         UserError: if too many images cannot be read.
     """
-
-    @jax.jit
-    def embed(state: TrainState, key: jax.Array, batch: Any) -> jax.Array:
-        # Global views come first, and there are at least two.
-        global_views, *_ = experiment.views(key, None, batch)
-        images = global_views[:2].reshape(-1, *global_views.shape[2:])
-        variables = {"params": state.params["encoder"], "batch_stats": state.batch_stats}
-        z = experiment.encoder.apply(variables, images, train=False).astype(jnp.float32)
-        return z.reshape(2, global_views.shape[1], -1)
-
     seed, source = config.train.seed, experiment.test_source
     count = min(NUM_EXAMPLES, len(source))
     example_ids = np.random.default_rng(seed).permutation(len(source))[:count]
@@ -63,8 +56,21 @@ def held_out_views(
         except UnreadableImage as error:
             raise UserError(f"{error}") from None
         skipped.add(unreadable)
-        parts.append([embed(state, jax.random.key(seed), batch) for state in states])
+        parts.append(
+            [_embed(experiment.views, experiment.encoder, state, jax.random.key(seed), batch) for state in states]
+        )
     return [jnp.concatenate(of_one, axis=1)[:, :count] for of_one in zip(*parts, strict=True)]
+
+
+# Not a function of its own for every experiment, so that who asks twice compiles once.
+@partial(jax.jit, static_argnums=(0, 1))
+def _embed(views: Views, encoder: nn.Module, state: TrainState, key: jax.Array, batch: Any) -> jax.Array:
+    # Global views come first, and there are at least two.
+    global_views, *_ = views(key, None, batch)
+    images = global_views[:2].reshape(-1, *global_views.shape[2:])
+    variables = {"params": state.params["encoder"], "batch_stats": state.batch_stats}
+    z = encoder.apply(variables, images, train=False).astype(jnp.float32)
+    return z.reshape(2, global_views.shape[1], -1)
 
 
 def alignments(

@@ -137,7 +137,7 @@ def learning_rate_sweep(
         weight_decay=weight_decay,
         key=jax.random.key(seed),
     )
-    of_all, of_most = (jax.tree.map(lambda leaf, part=part: leaf[:, part], params) for part in _halves(count))
+    of_all, of_most = ({name: leaf[:, part] for name, leaf in params.items()} for part in _halves(count))
     held_out = np.sort(held_out)
     validation = _score(of_most, train_x[held_out], train_y[held_out])
     test = _score(of_all, test_x, test_y)
@@ -228,7 +228,7 @@ def _epoch_orders(num_examples: int, epochs: int, batch_size: int, generator: np
     return np.concatenate(orders).reshape(-1, batch_size)
 
 
-def _fit(x, y, orders_SxGxB, *, learning_rates, used, num_classes, weight_decay, key) -> dict[str, jax.Array]:
+def _fit(x, y, orders_SxGxB, *, learning_rates, used, num_classes, weight_decay, key) -> dict[str, np.ndarray]:
     """Trains probes in groups, those of a group on the same batches, each with its own learning rate.
 
     Args:
@@ -245,21 +245,31 @@ def _fit(x, y, orders_SxGxB, *, learning_rates, used, num_classes, weight_decay,
         Parameters with the leading axes (G, P).
     """
     steps, groups, batch_size = orders_SxGxB.shape
-    chunk = max(1, min(steps, CHUNK_BYTES // (groups * batch_size * x.shape[1] * 4)))
-    params = _initial_params(key, x.shape[1], num_classes, groups, len(learning_rates))
-    carry = (params, optax.scale_by_adam().init(params))
-    settings = (jnp.asarray(learning_rates, jnp.float32), jnp.float32(weight_decay), jnp.int32(steps))
+    carry = _initial(key, x.shape[1], num_classes, (groups, len(learning_rates)))
+    settings = (np.asarray(learning_rates, np.float32), np.float32(weight_decay), np.int32(steps))
     used = np.pad(used, ((0, 0), (0, 1)))
+    # Features that are few lie on the device whole; of many, those that some steps need, in the order of the steps.
+    whole = 4 * x.size <= CHUNK_BYTES
+    chunk = steps if whole else max(1, min(steps, CHUNK_BYTES // (groups * batch_size * x.shape[1] * 4)))
+    table = _table(x, y, used, np.append(np.arange(len(x)), NO_EXAMPLE)) if whole else None
     for start in range(0, steps, chunk):
         order = orders_SxGxB[start : start + chunk]
         # One shape, and so one compilation, for all chunks.
-        padded = np.concatenate([order, np.broadcast_to(order[-1:], (chunk - len(order), *order.shape[1:]))])
-        batches = (x[padded].astype(np.float32), y[padded].astype(np.int32), np.moveaxis(used[:, padded], 0, 2))
-        carry = _train(carry, *batches, jnp.int32(start), jnp.int32(len(order)), *settings)
-    return carry[0]
+        rows = np.concatenate([order, np.broadcast_to(order[-1:], (chunk - len(order), *order.shape[1:]))])
+        if not whole:
+            table, rows = _table(x, y, used, rows.ravel()), np.arange(rows.size).reshape(rows.shape)
+        carry = _train(carry, *table, rows.astype(np.int32), np.int32(start), np.int32(len(order)), *settings)
+    return jax.device_get(carry[0])
 
 
-def _initial_params(key, dim, num_classes, groups, probes):
+def _table(x, y, used, rows):
+    """Features (R, D), labels (R,) and `used` (P, R) of some examples."""
+    return x[rows].astype(np.float32), y[rows].astype(np.int32), used[:, rows]
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3))
+def _initial(key, dim, num_classes, leading_axes):
+    """The same parameters for all probes, and the moments of Adam."""
     kernel_key, bias_key = jax.random.split(key)
     bound = dim**-0.5
     params = {
@@ -268,7 +278,8 @@ def _initial_params(key, dim, num_classes, groups, probes):
         "kernel": jax.random.uniform(kernel_key, (dim, num_classes), minval=-bound, maxval=bound),
         "bias": jax.random.uniform(bias_key, (num_classes,), minval=-bound, maxval=bound),
     }
-    return jax.tree.map(lambda leaf: jnp.tile(leaf, (groups, probes, *[1] * leaf.ndim)), params)
+    params = {name: jnp.broadcast_to(leaf, (*leading_axes, *leaf.shape)) for name, leaf in params.items()}
+    return params, optax.scale_by_adam().init(params)
 
 
 def _logits(params, normalized):
@@ -282,8 +293,8 @@ def _normalized(x):
 
 
 @partial(jax.jit, donate_argnums=0)
-def _train(carry, x, y, used, start, count, learning_rates, weight_decay, total_steps):
-    """Makes `count` steps from `start` on, of features (S, G, B, D), labels (S, G, B) and `used` (S, G, P, B)."""
+def _train(carry, x, y, used, rows_SxGxB, start, count, learning_rates, weight_decay, total_steps):
+    """Makes `count` steps from `start` on, with rows of the features x (R, D), labels y (R,) and `used` (P, R)."""
     adam = optax.scale_by_adam()
     x = _normalized(x)
 
@@ -297,7 +308,9 @@ def _train(carry, x, y, used, start, count, learning_rates, weight_decay, total_
 
     def step(index, carry):
         params, moments = carry
-        gradients = jax.grad(loss_of_all)(params, x[index], y[index], used[index])
+        rows_GxB = rows_SxGxB[index]
+        batch = x[rows_GxB], y[rows_GxB], jnp.moveaxis(used[:, rows_GxB], 0, 1)
+        gradients = jax.grad(loss_of_all)(params, *batch)
         directions, moments = adam.update(gradients, moments)
         rates = learning_rates * 0.5 * (1.0 + jnp.cos(jnp.pi * (start + index) / total_steps))
 
@@ -314,7 +327,7 @@ def _score(params, x, y) -> Outcome:
     """The outcomes of probes with the leading axes (G, P), as (G, P, M)."""
     size = max(1, CHUNK_BYTES // (4 * params["kernel"][:, :, 0].size + 4 * x.shape[1]))
     ranks = [
-        np.asarray(_ranks(params, jnp.asarray(x[i : i + size], jnp.float32), jnp.asarray(y[i : i + size], jnp.int32)))
+        np.asarray(_ranks(params, x[i : i + size].astype(np.float32), y[i : i + size].astype(np.int32)))
         for i in range(0, len(x), size)
     ]
     rank = np.concatenate(ranks, axis=-1)

@@ -159,6 +159,7 @@ def few(
     num_classes: int,
     labels_per_class: Sequence[int],
     fractions: Sequence[float],
+    batch_size: int,
     seed: int,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -169,6 +170,7 @@ def few(
         num_classes: number of classes.
         labels_per_class: labelled examples of each class, for each probe.
         fractions: share of the examples of each class, at least one, for each probe.
+        batch_size: examples a step at most.
         seed: seed of the draws and of the bootstrap.
         **settings: see `probe.few_label_probe`.
 
@@ -182,9 +184,12 @@ def few(
         # A class that is not there at all has none.
         share = np.minimum(counts, np.maximum(1, np.round(fraction * counts).astype(int)))
         wanted[f"{100 * fraction:g}%"] = ({"fraction": fraction}, share)
+    # One size for all, and so one compilation, but no larger than any of them needs.
+    largest = max((int(np.broadcast_to(number, num_classes).sum()) for _, number in wanted.values()), default=1)
+    settings |= {"num_classes": num_classes, "batch_size": min(batch_size, largest), "seed": seed}
     found = {}
     for name, (told, number) in wanted.items():
-        outcome = few_label_probe(*data[:4], num_classes=num_classes, labels_per_class=number, seed=seed, **settings)
+        outcome = few_label_probe(*data[:4], labels_per_class=number, **settings)
         of_draws = outcome.top1.mean(axis=1)
         found[name] = told | {
             "draws": len(of_draws),

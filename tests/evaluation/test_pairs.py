@@ -35,6 +35,16 @@ def test_held_out_views_are_two_views_seen_by_the_frozen_encoder(digits_config, 
     np.testing.assert_allclose(held_out(config, experiment), states[:, :30], rtol=1e-4, atol=1e-5)
 
 
+def test_asked_twice_one_program_answers(digits_config):
+    config = digits_config()
+    experiment, traced = build.experiment(config), []
+    views = experiment.views
+    counting = experiment._replace(views=lambda *arguments: traced.append(1) or views(*arguments))
+    first, second = held_out(config, counting), held_out(config, counting)
+    np.testing.assert_array_equal(first, second)
+    assert len(traced) == 1
+
+
 def test_held_out_views_are_the_same_read_from_files_and_from_memory(photo_config):
     config = photo_config()
     streamed = build.experiment(config)

@@ -99,10 +99,15 @@ def test_chunks_change_nothing(monkeypatch):
     data = (*clusters(40, 0, spread=0.6), *clusters(60, 1, spread=0.6))
     fitted, score = [], probe._score
     monkeypatch.setattr(probe, "_score", lambda params, x, y: fitted.append(params) or score(params, x, y))
+    copied, table = [], probe._table
+    monkeypatch.setattr(probe, "_table", lambda x, y, used, rows: copied.append(len(rows)) or table(x, y, used, rows))
     whole = learning_rate_sweep(*data, learning_rates=(1e-3, 1e-2), **SWEEP)
-    # Five of the twelve steps at a time, and a part of the test images.
-    monkeypatch.setattr(probe, "CHUNK_BYTES", 5 * 32 * 6 * 4)
+    # All examples, and the place of none.
+    assert copied == [121]
+    # Two and a half of the twelve steps at a time, and a part of the test images.
+    monkeypatch.setattr(probe, "CHUNK_BYTES", 5 * 16 * 6 * 4)
     parts = learning_rate_sweep(*data, learning_rates=(1e-3, 1e-2), **SWEEP)
+    assert copied[1:] == [2 * 32] * 6
     np.testing.assert_array_equal(whole.test.top1, parts.test.top1)
     np.testing.assert_array_equal(whole.validation_top1, parts.validation_top1)
     for name in fitted[0]:
@@ -122,7 +127,7 @@ def test_a_probe_is_layer_norm_and_adamw_with_a_cosine(monkeypatch):
         def __call__(self, x):
             return nn.Dense(3)(nn.LayerNorm(epsilon=1e-5)(x))
 
-    initial = probe._initial_params(jax.random.key(1), 6, 3, 1, 1)
+    initial, _ = probe._initial(jax.random.key(1), 6, 3, (1, 1))
     as_linen = {
         "LayerNorm_0": {"scale": initial["scale"][0, 0], "bias": initial["offset"][0, 0]},
         "Dense_0": {"kernel": initial["kernel"][0, 0], "bias": initial["bias"][0, 0]},
