@@ -13,6 +13,7 @@ from hamjepa_jax.checkpoint import Checkpointer, Restored
 from hamjepa_jax.errors import Interrupted, NonFiniteError, UserError, require_known
 from hamjepa_jax.evaluation.online_probe import OnlineProbe
 from hamjepa_jax.feed import Feed
+from hamjepa_jax.profiling import StepTrace
 from hamjepa_jax.state import TrainState
 from hamjepa_jax.stopping import StopRequest
 from hamjepa_jax.telemetry import Telemetry
@@ -39,6 +40,7 @@ class Loop:
         feed: Feed,
         checkpointer: Checkpointer,
         telemetry: Telemetry,
+        trace: StepTrace,
         stop: StopRequest,
         total_steps: int,
         steps_per_dispatch: int,
@@ -59,6 +61,7 @@ class Loop:
             feed: the batches, the first of them that of this step.
             checkpointer: where states are saved.
             telemetry: where metrics are recorded.
+            trace: traces some of the steps.
             stop: the request to stop.
             total_steps: steps of the whole run.
             steps_per_dispatch: how many steps `train_steps` makes, unless something is to be done between them.
@@ -70,7 +73,8 @@ class Loop:
         """
         self._train_step, self._train_steps, self._key, self._mesh = train_step, train_steps, key, mesh
         self._state, self._first_step, self._data_state = restored.state, restored.step, restored.data
-        self._feed, self._checkpointer, self._telemetry, self._stop = feed, checkpointer, telemetry, stop
+        self._feed, self._checkpointer, self._telemetry = feed, checkpointer, telemetry
+        self._trace, self._stop = trace, stop
         self._steps_per_dispatch = steps_per_dispatch
         self._total_steps, self._every_steps, self._every_minutes = total_steps, every_steps, every_minutes
         self._best_metric, self._config, self._probe = best_metric, config, probe
@@ -96,6 +100,7 @@ class Loop:
         try:
             step = self._first_step
             while step < self._total_steps:
+                self._trace.before(step, self._state)
                 self._checkpointer.check()
                 request = self._request()
                 asked = request if jax.process_count() == 1 else self._asked_by_any
@@ -106,6 +111,7 @@ class Loop:
                 if asked == SAVE or self._save_is_due(step):
                     self._save(step)
                 step += self._dispatch(step, request)
+            self._trace.end(step, self._state)
             self._save(self._total_steps)
         except NonFiniteError as error:
             self._pending = None

@@ -20,6 +20,7 @@ from hamjepa_jax.data.sources import ArraySource
 from hamjepa_jax.errors import Interrupted, UserError, require, require_known
 from hamjepa_jax.feed import Feed
 from hamjepa_jax.loop import Loop
+from hamjepa_jax.profiling import StepTrace, parse_steps
 from hamjepa_jax.state import TrainState
 from hamjepa_jax.step import Loss, make_loss, make_train_step
 from hamjepa_jax.stopping import stop_on_request
@@ -79,6 +80,7 @@ def set_up(config: ConfigDict, experiment: Experiment, devices: Sequence[jax.Dev
         f"must be at least 1, got {config.train.steps_per_dispatch}",
     )
     environment.compiler_options(config.train.compiler_options)
+    parse_steps(config.profile)
     require_known(config.checkpoint.best_mode, BEST_MODES, "checkpoint.best_mode")
     key = jax.jit(partial(jax.random.key, config.train.seed), out_shardings=sharding.replicated(mesh))()
     abstract_state = jax.eval_shape(experiment.initial_state, key)
@@ -220,26 +222,24 @@ def train(config: ConfigDict, experiment: Experiment, setup: Setup, workdir: Wor
             every_steps=config.log.every_steps,
             event_logs=event_logs,
         )
-        steps_per_dispatch = config.train.steps_per_dispatch
-        if steps_per_dispatch > 1 and environment.loops_are_slow():
-            console.print(f"config.train.steps_per_dispatch: 1 and not {steps_per_dispatch}, which is slower on a CPU")
-            steps_per_dispatch = 1
         feed = open_feed(config, experiment, setup, console, first_step=restored.data["next_step"])
         # XLA calls LAPACK for the small decompositions of the floors; its threads would spin against XLA's own.
         blas = threadpool_limits(1, user_api="blas")
-        with contextlib.closing(feed), telemetry, blas, environment.reusing_memory():
+        trace = StepTrace(parse_steps(config.profile), workdir.profile, console.print)
+        with contextlib.closing(feed), telemetry, blas, environment.reusing_memory(), trace:
             loop = Loop(
                 jit_train_step(config, experiment, setup),
-                jit_train_steps(config, experiment, setup),
+                jit_train_step(config, experiment, setup, several=True),
                 setup.key,
                 setup.mesh,
                 restored,
                 feed=feed,
                 checkpointer=checkpointer,
                 telemetry=telemetry,
+                trace=trace,
                 stop=stop,
                 total_steps=experiment.total_steps,
-                steps_per_dispatch=steps_per_dispatch,
+                steps_per_dispatch=_steps_per_dispatch(config, console),
                 every_steps=config.checkpoint.every_steps,
                 every_minutes=config.checkpoint.every_minutes,
                 best_metric=config.checkpoint.best_metric or None,
@@ -251,6 +251,14 @@ def train(config: ConfigDict, experiment: Experiment, setup: Setup, workdir: Wor
         # Asked while the last step was made or saved.
         raise Interrupted(experiment.total_steps, stop.signal_number, stop.reason)
     return state
+
+
+def _steps_per_dispatch(config: ConfigDict, console: Console) -> int:
+    count = config.train.steps_per_dispatch
+    if count > 1 and environment.loops_are_slow():
+        console.print(f"config.train.steps_per_dispatch: 1 and not {count}, which is slower on a CPU")
+        return 1
+    return count
 
 
 def open_feed(config: ConfigDict, experiment: Experiment, setup: Setup, console: Console, *, first_step: int) -> Feed:
@@ -280,52 +288,21 @@ def open_feed(config: ConfigDict, experiment: Experiment, setup: Setup, console:
     return Feed.streamed(batches, setup.mesh, first_step=first_step)
 
 
-def jit_train_step(config: ConfigDict, experiment: Experiment, setup: Setup) -> Callable[..., Any]:
-    """The jitted step on the mesh, with what the loop wants to know besides.
+def jit_train_step(
+    config: ConfigDict, experiment: Experiment, setup: Setup, *, several: bool = False
+) -> Callable[..., Any]:
+    """The jitted step on the mesh, with what the loop wants to know besides, or several steps as one program.
 
     Args:
         config: the whole config.
         experiment: what `build.experiment` made of it.
         setup: what `set_up` returned.
+        several: whether batches and metrics have a leading axis of steps, the first of which is told.
 
     Returns:
         See `loop.Loop`: (state, key, step, requests, dataset, batch) → (state, metrics, greatest request), the state
         donated, the learning rate of the update among the metrics.
     """
-    step_and_rate = _step_and_rate(config, experiment, setup)
-
-    def step_and_agree(state, key, step, requests, dataset, batch):
-        return *step_and_rate(state, key, step, dataset, batch), jnp.max(requests)
-
-    return _jit(step_and_agree, config, setup)
-
-
-def jit_train_steps(config: ConfigDict, experiment: Experiment, setup: Setup) -> Callable[..., Any]:
-    """Several steps as one program, which the host dispatches at once.
-
-    Args:
-        config: the whole config.
-        experiment: what `build.experiment` made of it.
-        setup: what `set_up` returned.
-
-    Returns:
-        The same as `jit_train_step`, of the first step and batches with a leading axis of steps; so have the metrics.
-    """
-    step_and_rate = _step_and_rate(config, experiment, setup)
-
-    def steps_and_agree(state, key, first_step, requests, dataset, batches):
-        def one(state, step_and_batch):
-            step, batch = step_and_batch
-            return step_and_rate(state, key, step, dataset, batch)
-
-        num_steps = jax.tree.leaves(batches)[0].shape[0]
-        steps = first_step + jnp.arange(num_steps, dtype=first_step.dtype)
-        return *jax.lax.scan(one, state, (steps, batches)), jnp.max(requests)
-
-    return _jit(steps_and_agree, config, setup)
-
-
-def _step_and_rate(config: ConfigDict, experiment: Experiment, setup: Setup) -> Callable[..., Any]:
     train_step = make_train_step(
         loss=setup.loss,
         optimizer=experiment.optimizer,
@@ -333,18 +310,23 @@ def _step_and_rate(config: ConfigDict, experiment: Experiment, setup: Setup) -> 
         max_skipped_steps=config.train.max_skipped_steps,
     )
 
-    def step_and_rate(state, key, step, dataset, batch):
+    def one(state, key, step, dataset, batch):
         learning_rate = experiment.learning_rate(state.step - state.skipped)
         state, metrics = train_step(state, key, step, dataset, batch)
         return state, metrics | {"learning_rate": learning_rate}
 
-    return step_and_rate
+    def step_and_agree(state, key, step, requests, dataset, batch):
+        return *one(state, key, step, dataset, batch), jnp.max(requests)
 
+    def steps_and_agree(state, key, first_step, requests, dataset, batches):
+        count = jax.tree.leaves(batches)[0].shape[0]
+        numbered = (first_step + jnp.arange(count, dtype=first_step.dtype), batches)
+        made = jax.lax.scan(lambda state, of_step: one(state, key, of_step[0], dataset, of_step[1]), state, numbered)
+        return *made, jnp.max(requests)
 
-def _jit(function: Callable[..., Any], config: ConfigDict, setup: Setup) -> Callable[..., Any]:
     everywhere = sharding.replicated(setup.mesh)
     return jax.jit(
-        function,
+        steps_and_agree if several else step_and_agree,
         donate_argnums=0,
         out_shardings=(setup.shardings, everywhere, everywhere),
         compiler_options=environment.compiler_options(config.train.compiler_options),

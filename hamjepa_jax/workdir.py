@@ -30,7 +30,7 @@ CHANGEABLE = (
 
 
 class Workdir:
-    """Paths of a run: config.json, metrics.jsonl, checkpoints/, evaluation/, views.png, and a lock."""
+    """Paths of a run: config.json, metrics.jsonl, checkpoints/, evaluation/, profile/, views.png, and a lock."""
 
     def __init__(self, path: Path):
         """Names the paths; nothing is created."""
@@ -40,6 +40,7 @@ class Workdir:
         self.checkpoints = path / "checkpoints"
         self.evaluation = path / "evaluation"
         self.views_file = path / "views.png"
+        self.profile = path / "profile"
         self._lock_file = path / "lock"
         self._lock: TextIO | None = None
 

@@ -38,18 +38,19 @@ def config(digits_config):
 @pytest.fixture
 def dispatched(monkeypatch):
     """How many steps every dispatch has made since."""
-    counts, jit_one, jit_several = [], train.jit_train_step, train.jit_train_steps
+    counts, jit_train_step = [], train.jit_train_step
     monkeypatch.setattr(environment, "loops_are_slow", lambda: False)
 
-    def counting(step, count):
+    def jit_counting(*arguments, several=False):
+        step = jit_train_step(*arguments, several=several)
+
         def dispatch(state, key, first_step, requests, dataset, batch):
-            counts.append(count(batch))
+            counts.append(len(batch) if several else 1)
             return step(state, key, first_step, requests, dataset, batch)
 
         return dispatch
 
-    monkeypatch.setattr(train, "jit_train_step", lambda *arguments: counting(jit_one(*arguments), lambda batch: 1))
-    monkeypatch.setattr(train, "jit_train_steps", lambda *arguments: counting(jit_several(*arguments), len))
+    monkeypatch.setattr(train, "jit_train_step", jit_counting)
     return counts
 
 
@@ -111,7 +112,12 @@ def test_batches_are_taken_in_the_order_of_the_steps(config, resident_bytes):
 
 @pytest.mark.slow
 def test_a_cpu_makes_one_step_at_a_time_and_says_so(config, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "jit_train_steps", lambda *arguments: pytest.fail)
+    jit_train_step = train.jit_train_step
+
+    def jit_one(*arguments, several=False):
+        return pytest.fail if several else jit_train_step(*arguments)
+
+    monkeypatch.setattr(train, "jit_train_step", jit_one)
     config.train.steps_per_dispatch, config.train.max_steps = 3, 3
     console = Console(file=io.StringIO())
     state = run(config, tmp_path, console)
