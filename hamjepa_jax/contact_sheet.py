@@ -57,7 +57,7 @@ def draw(
     originals, _ = CanvasLoader(source, canvas_size=ORIGINAL_SIZE)(0, ids)
 
     view_key, _ = jax.random.split(jax.random.key(seed))
-    drawn = jax.jit(partial(_views, groups=groups), compiler_options=environment.COMPILE_QUICKLY)
+    drawn = environment.jit_quickly(partial(_views, groups=groups))
     parameters, rendered = drawn(jax.random.fold_in(view_key, 0), batch)
     if isinstance(batch, CroppedBatch):
         parameters = tuple(

@@ -100,7 +100,6 @@ class Loop:
         try:
             step = self._first_step
             while step < self._total_steps:
-                self._trace.before(step, self._state)
                 self._checkpointer.check()
                 request = self._request()
                 asked = request if jax.process_count() == 1 else self._asked_by_any
@@ -111,7 +110,7 @@ class Loop:
                 if asked == SAVE or self._save_is_due(step):
                     self._save(step)
                 step += self._dispatch(step, request)
-            self._trace.end(step, self._state)
+            self._trace.end(self._state)
             self._save(self._total_steps)
         except NonFiniteError as error:
             self._pending = None
@@ -155,6 +154,9 @@ class Loop:
         What a process asks for it asks once for all of them.
         """
         count = self._steps_at_once(step)
+        begun_at = time.monotonic()
+        self._trace.before(range(step, step + count), self._state)
+        self._telemetry.paused(time.monotonic() - begun_at)
         step_number = sharding.place(np.asarray(step, np.int32), sharding.replicated(self._mesh))
         requests = np.full(len(self._mesh.local_devices), request, np.int32)
         # The batch is not kept in a variable, which would keep the memory that is shared with a worker.

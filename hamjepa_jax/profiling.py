@@ -1,6 +1,7 @@
 """Where the time of some training steps goes: a trace of them, and a table of the operations that take the most."""
 
 import re
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,8 +12,8 @@ from hamjepa_jax import distributed
 from hamjepa_jax.atomic_files import replacing, writing
 from hamjepa_jax.errors import UserError
 
-# Operations in the table.
-COSTLIEST = 20
+# Operations in the table of them, and kinds in the table of these.
+COSTLIEST, COSTLIEST_KINDS = 20, 10
 
 
 class Operation(NamedTuple):
@@ -67,45 +68,47 @@ class StepTrace:
         self._steps, self._directory, self._report = steps or range(0), directory, report
         self._first: int | None = None
         self._next = 0
+        self._folder = directory
 
     def __enter__(self) -> "StepTrace":
         """Itself."""
         return self
 
-    def before(self, step: int, state: Any) -> None:
-        """Starts or ends the trace, if this step is the first that is to be in it or to be left out.
+    def before(self, steps: range, state: Any) -> None:
+        """Starts the trace if some of these steps are to be in it, or ends it if none of them is.
 
         Args:
-            step: the step that is about to be dispatched.
-            state: what the step before it returns, which is waited for at either end.
+            steps: the steps that are about to be dispatched, all at once.
+            state: what the step before them returns, which is waited for at either end.
 
         Raises:
             StorageError: if the trace cannot be written.
         """
-        self._next = step
-        if self._first is None and step in self._steps:
+        if self._first is None and steps.start < self._steps.stop and self._steps.start < steps.stop:
             jax.block_until_ready(state)
             with writing(self._directory):
                 self._directory.mkdir(parents=True, exist_ok=True)
             options = jax.profiler.ProfileOptions()
             # Python's own calls would slow the host down, and crowd the trace.
             options.python_tracer_level = 0
+            # jax names files after the host: processes that share one, or a file system, would write into each other's.
+            options.session_id = f"{time.strftime('%Y_%m_%d_%H_%M_%S')}_process_{jax.process_index()}"
+            self._folder = self._directory / "plugins" / "profile" / options.session_id
             jax.profiler.start_trace(self._directory, profiler_options=options)
-            self._first = step
-        elif step >= self._steps.stop:
-            self.end(step, state)
+            self._first = steps.start
+        elif steps.start >= self._steps.stop:
+            self.end(state)
+        self._next = steps.stop
 
-    def end(self, step: int, state: Any) -> None:
+    def end(self, state: Any) -> None:
         """Ends the trace, if it is going on.
 
         Args:
-            step: the number of steps that were made.
-            state: what the last of them returns.
+            state: what the last step returns.
 
         Raises:
             StorageError: if the trace cannot be written.
         """
-        self._next = step
         if self._first is not None:
             jax.block_until_ready(state)
             self._end()
@@ -122,12 +125,11 @@ class StepTrace:
                 jax.profiler.stop_trace()
             except jax.errors.JaxRuntimeError as error:
                 raise OSError(str(error)) from None
-        if not distributed.is_primary() or not traced:
+        if not distributed.is_primary():
             return
-        folder = max(self._directory.glob("plugins/profile/*"), key=lambda path: path.stat().st_mtime)
-        table = folder / "operations.md"
+        table = self._folder / "operations.md"
         with replacing(table) as replacement:
-            replacement.write_text(markdown_table(costliest(folder.glob("*.xplane.pb")), steps=traced))
+            replacement.write_text(markdown_table(costliest(self._folder.glob("*.xplane.pb")), steps=traced))
         self._report(f"written: {table}, and beside it the trace, for ui.perfetto.dev (trace.json.gz) or xprof")
 
 
@@ -135,21 +137,32 @@ def costliest(files: Iterable[Path]) -> list[Operation]:
     """What took how long in a trace.
 
     Args:
-        files: what jax has written of it, NAME.xplane.pb, one of every process.
+        files: what jax has written of it, HOST.xplane.pb.
 
     Returns:
         The operations, the costliest first.
     """
     counts, nanoseconds = {}, {}
     for file in files:
-        for plane in jax.profiler.ProfileData.from_file(str(file)).planes:
-            for line in plane.lines:
-                operations = [(_operation(event, line.name), event) for event in line.events]
-                for name, own in _own_times((name, event) for name, event in operations if name):
-                    counts[name] = counts.get(name, 0) + 1
-                    nanoseconds[name] = nanoseconds.get(name, 0.0) + own
+        for events in _operations_by_line(jax.profiler.ProfileData.from_file(str(file)).planes):
+            for name, own in _own_times(events):
+                counts[name] = counts.get(name, 0) + 1
+                nanoseconds[name] = nanoseconds.get(name, 0.0) + own
     found = (Operation(name, counts[name], 1e-9 * nanoseconds[name]) for name in counts)
     return sorted(found, key=lambda operation: -operation.seconds)
+
+
+def _operations_by_line(planes: Iterable[Any]) -> list[list[tuple[str, Any]]]:
+    """The named operations of every line: of accelerators, or of the host where these have none."""
+    of_devices, of_host = [], []
+    for plane in planes:
+        lines = list(plane.lines)
+        # The same operations may lie on the lines of streams too, and what launches them on those of the host.
+        for line in [line for line in lines if line.name == "XLA Ops"] or lines:
+            operations = [(_operation(event, line.name), event) for event in line.events]
+            named = [(name, event) for name, event in operations if name]
+            (of_devices if plane.name.startswith("/device:") else of_host).append(named)
+    return of_devices if any(of_devices) else of_host
 
 
 def _operation(event: Any, line_name: str) -> str | None:
@@ -173,24 +186,39 @@ def _own_times(events: Iterable[tuple[str, Any]]) -> Iterable[tuple[str, float]]
 
 
 def markdown_table(operations: list[Operation], *, steps: range) -> str:
-    """The costliest operations as a Markdown table.
+    """The costliest operations, and kinds of them, as Markdown tables.
 
     Args:
         operations: what `costliest` returned.
         steps: the steps that were traced.
 
     Returns:
-        The table, with a line about what it holds.
+        The tables, with a line about what they hold.
     """
     total = sum(operation.seconds for operation in operations)
+    by_kind: dict[str, Operation] = {}
+    for name, count, seconds in operations:
+        kind = re.sub(r"([._]\d+)+$", "", name)
+        _, former_count, former_seconds = by_kind.get(kind, Operation(kind, 0, 0.0))
+        by_kind[kind] = Operation(kind, former_count + count, former_seconds + seconds)
+    kinds = sorted(by_kind.values(), key=lambda operation: -operation.seconds)
     lines = [
         f"Steps {steps.start} to {steps.stop - 1}: {1e3 * total / len(steps):.1f} ms of operations a step, on all "
-        f"devices or threads together, in {len(operations)} operations; the {COSTLIEST} costliest:",
+        "devices or threads together.",
         "",
-        "| operation | times a step | ms a step | share |",
-        "| --- | ---: | ---: | ---: |",
+        *_rows("kind of operation", kinds[:COSTLIEST_KINDS], total, len(steps)),
+        "",
+        f"The costliest of {len(operations)} operations:",
+        "",
+        *_rows("operation", operations[:COSTLIEST], total, len(steps)),
     ]
-    for name, count, seconds in operations[:COSTLIEST]:
-        share = seconds / total if total else 0.0
-        lines.append(f"| {name} | {count / len(steps):g} | {1e3 * seconds / len(steps):.2f} | {share:.1%} |")
     return "\n".join(lines) + "\n"
+
+
+def _rows(heading: str, operations: list[Operation], total: float, num_steps: int) -> list[str]:
+    """The lines of a table, with shares of the `total` in seconds."""
+    lines = [f"| {heading} | times a step | ms a step | share |", "| --- | ---: | ---: | ---: |"]
+    for name, count, seconds in operations:
+        share = seconds / total if total else 0.0
+        lines.append(f"| {name} | {count / num_steps:g} | {1e3 * seconds / num_steps:.2f} | {share:.1%} |")
+    return lines

@@ -95,7 +95,7 @@ def set_up(config: ConfigDict, experiment: Experiment, devices: Sequence[jax.Dev
         mesh=mesh,
         key=key,
         loss=sharding.with_whole_parameters(loss, mesh),
-        initialize=jax.jit(experiment.initial_state, out_shardings=shardings),
+        initialize=environment.jit_quickly(experiment.initial_state, out_shardings=shardings),
         abstract_state=abstract_state,
         shardings=shardings,
     )

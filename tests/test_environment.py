@@ -1,6 +1,7 @@
 import platform
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -16,6 +17,24 @@ def test_several_devices_are_not_one_cpu():
     assert jax.device_count() > 1
     assert not environment.on_one_cpu()
     assert environment.compiler_options() == {}
+    assert environment.quick_compilation() == {"xla_backend_optimization_level": "1"}
+
+
+def test_a_function_is_jitted_where_it_is_called(monkeypatch):
+    traced, asked = [], []
+    monkeypatch.setattr(environment, "quick_compilation", lambda: asked.append(1) or {})
+
+    @partial(environment.jit_quickly, static_argnames="times")
+    def repeated(x, *, times):
+        """Repeats."""
+        traced.append(1)
+        return jnp.tile(x, times)
+
+    assert not asked
+    assert repeated.__doc__ == "Repeats."
+    for _ in range(2):
+        np.testing.assert_array_equal(repeated(np.ones(2), times=2), np.ones(4))
+    assert traced == asked == [1]
 
 
 @pytest.mark.parametrize("kept", [False, True])

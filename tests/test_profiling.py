@@ -20,9 +20,9 @@ def make_steps(trace, first, last):
     x = step(jnp.full((64, 64), 0.01))
     with trace:
         for number in range(first, last):
-            trace.before(number, x)
+            trace.before(range(number, number + 1), x)
             x = step(x)
-        trace.end(last, x)
+        trace.end(x)
 
 
 def tables(directory):
@@ -69,15 +69,26 @@ def test_without_such_steps_nothing_is_written(tmp_path, steps, last):
 def test_an_exception_ends_the_trace(tmp_path):
     def interrupted(trace):
         with trace:
-            trace.before(0, ())
-            raise ZeroDivisionError
+            trace.before(range(1), ())
+            raise KeyboardInterrupt
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(KeyboardInterrupt):
         interrupted(StepTrace(range(5), tmp_path, lambda line: None))
-    # No step was made, and another trace can begin.
-    assert not tables(tmp_path)
-    make_steps(StepTrace(range(1, 2), tmp_path, lambda line: None), 0, 3)
-    assert len(tables(tmp_path)) == 1
+    # Another trace can begin.
+    make_steps(StepTrace(range(1, 2), tmp_path / "another", lambda line: None), 0, 3)
+    assert len(tables(tmp_path / "another")) == 1
+
+
+# Dispatched together, some of the steps, or all, or steps around them.
+@pytest.mark.parametrize(
+    ("steps", "traced"), [(range(2, 4), "0 to 3"), (range(5, 7), "4 to 7"), (range(3, 5), "0 to 7")]
+)
+def test_steps_that_are_dispatched_together_are_traced_together(tmp_path, steps, traced):
+    with StepTrace(steps, tmp_path, lambda line: None) as trace:
+        for start in (0, 4, 8):
+            trace.before(range(start, start + 4), step(jnp.ones((4, 4))))
+    (table,) = tables(tmp_path)
+    assert table.read_text().startswith(f"Steps {traced}: ")
 
 
 def test_a_trace_that_cannot_be_written_gets_one_line(tmp_path, monkeypatch):
@@ -105,12 +116,53 @@ def test_what_an_operation_calls_is_not_its_own():
     assert sorted(profiling._own_times(events)) == [("dot", 5), ("dot", 30), ("loop", 50), ("sine", 20)]
 
 
-def test_the_table_holds_the_costliest():
-    operations = [Operation(f"op{i}", 6, 0.004) for i in range(30)]
+class Line:
+    def __init__(self, name, events):
+        self.name, self.events = name, events
+
+
+class Plane:
+    def __init__(self, name, *lines):
+        self.name, self.lines = name, lines
+
+
+class Kernel(Event):
+    def __init__(self, name, **stats):
+        super().__init__(0, 10)
+        self.name, self.stats = name, stats.items()
+
+
+def names(*planes):
+    return [name for line in profiling._operations_by_line(planes) for name, _ in line]
+
+
+def test_an_operation_is_counted_once():
+    host = Plane("/host:CPU", Line("python", [Kernel("launch", hlo_op="dot.1"), Kernel("other")]))
+    stream = Line("Stream #1", [Kernel("gemm", hlo_op="dot.1"), Kernel("copy to host")])
+    whole = Line("XLA Ops", [Kernel("%dot.1 = f32[2] dot(a, b)")])
+    assert names(host) == ["dot.1"]
+    assert names(host, Plane("/device:GPU:0", stream)) == ["dot.1"]
+    assert names(host, Plane("/device:TPU:0", whole, stream), Plane("/device:TPU:1", whole)) == ["dot.1", "dot.1"]
+    assert names(host, Plane("/device:CUSTOM:0", Line("Steps", [Kernel("10")]))) == ["dot.1"]
+
+
+def test_processes_of_a_host_do_not_share_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(profiling.time, "strftime", lambda pattern: "now")
+    make_steps(StepTrace(range(1, 3), tmp_path, lambda line: None), 0, 4)
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    make_steps(StepTrace(range(1, 3), tmp_path, pytest.fail), 0, 4)
+    assert len(list(tmp_path.rglob("*.xplane.pb"))) == 2
+    (table,) = tables(tmp_path)
+    assert "sine" in table.read_text()
+
+
+def test_the_tables_hold_the_costliest():
+    operations = [Operation(f"fusion.{i}", 6, 0.004) for i in range(30)] + [Operation("dot_general", 3, 0.003)]
     lines = markdown_table(operations, steps=range(10, 13)).splitlines()
-    assert lines[0].startswith("Steps 10 to 12: 40.0 ms of operations a step")
-    assert lines[4] == "| op0 | 2 | 1.33 | 3.3% |"
-    assert len(lines) == 4 + profiling.COSTLIEST
+    assert lines[0].startswith("Steps 10 to 12: 41.0 ms of operations a step")
+    assert lines[4:6] == ["| fusion | 60 | 40.00 | 97.6% |", "| dot_general | 1 | 1.00 | 2.4% |"]
+    assert "| fusion.0 | 2 | 1.33 | 3.3% |" in lines
+    assert sum("fusion." in line for line in lines) == profiling.COSTLIEST
 
 
 @pytest.mark.slow

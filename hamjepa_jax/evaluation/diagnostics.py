@@ -17,6 +17,7 @@ from threadpoolctl import threadpool_limits
 from hamjepa_jax.dynamics import geometry
 from hamjepa_jax.dynamics.energies import Energy, Params
 from hamjepa_jax.dynamics.predictors import Predictor, hamiltonian_flow, split_state
+from hamjepa_jax.environment import jit_quickly
 from hamjepa_jax.prediction import matching_error
 
 METHOD = (
@@ -107,7 +108,7 @@ def jacobians(trained: Trained, z_NxD: np.ndarray) -> dict[str, Any]:
     def jacobian(params: Params, z_D: jax.Array) -> jax.Array:
         return geometry.jacobian(lambda z: trained.apply(params, z), z_D)
 
-    as_trained, widened, defect = map(jax.jit, (jacobian, jacobian, geometry.defect_of_jacobian))
+    as_trained, widened, defect = map(jit_quickly, (jacobian, jacobian, geometry.defect_of_jacobian))
     params = _widened(trained.params)
     log_abs_dets, defects, singular_values = {}, {}, []
     for z_D in np.asarray(z_NxD):
@@ -142,7 +143,7 @@ def round_trips(trained: Trained, z_NxD: np.ndarray) -> dict[str, Any]:
         each; see `geometry.reversal_error` and `geometry.inverse_error`.
     """
 
-    @jax.jit
+    @jit_quickly
     def errors(params: Params, z: jax.Array) -> dict[str, jax.Array]:
         def ahead(z: jax.Array) -> jax.Array:
             return trained.apply(params, z)
@@ -172,7 +173,7 @@ def rollouts(trained: Trained, z_NxD: np.ndarray) -> dict[str, Any]:
         over the states (A,), or None where there is no such energy.
     """
 
-    @jax.jit
+    @jit_quickly
     def run(params: Params, z: jax.Array) -> dict[str, jax.Array]:
         def observe(z: jax.Array) -> dict[str, jax.Array]:
             norm = {"norm": jnp.linalg.norm(z, axis=-1)}
@@ -216,7 +217,7 @@ def residual_force_ratio(trained: Trained, z_NxD: jax.Array) -> jax.Array | None
     if trained.flow is None:
         return None
     ratio = partial(geometry.residual_force_ratio, trained.flow.energy, residual_scale=trained.residual_scale)
-    return jax.device_get(jax.jit(ratio)(trained.params, *split_state(z_NxD)))
+    return jax.device_get(jit_quickly(ratio)(trained.params, *split_state(z_NxD)))
 
 
 def prediction_errors(
@@ -235,7 +236,7 @@ def prediction_errors(
         {"error": of Φ(z0), "identity": of z0, "mean": of the mean of z1}, mean squared errors per coordinate.
     """
 
-    @jax.jit
+    @jit_quickly
     def errors(params: Params, z0: jax.Array, z1: jax.Array) -> dict[str, jax.Array]:
         mean = jnp.broadcast_to(jnp.mean(z1, axis=0), z1.shape)
         predictions = {"error": trained.apply(params, z0), "identity": z0, "mean": mean}
@@ -266,7 +267,7 @@ def sensitivity(
     step_sizes = np.array(STEP_SIZE_FACTORS, np.float32) * np.float32(flow.step_size)
     numbers = sorted({*NUMBERS_OF_STEPS, flow.num_steps})
 
-    @jax.jit
+    @jit_quickly
     def errors(params: Params, z0: jax.Array, z1: jax.Array) -> list[jax.Array]:
         def error(step_size: jax.Array, num_steps: int) -> jax.Array:
             predictor = hamiltonian_flow(flow.energy, step_size=step_size, num_steps=num_steps, scheme=flow.scheme)
@@ -304,7 +305,7 @@ def neighbourhood(x_NxD: jax.Array, y_NxD: jax.Array, *, ks: Sequence[int] = NEI
     return {"k": ks, "overlap": overlap, "chance": [k / (count - 1) for k in ks]}
 
 
-@partial(jax.jit, static_argnames="k")
+@partial(jit_quickly, static_argnames="k")
 def _nearest_others(z_NxD: jax.Array, k: int) -> jax.Array:
     """Numbers of the k other states with the largest cosine (N, k)."""
     unit = z_NxD / jnp.maximum(jnp.linalg.norm(z_NxD, axis=1, keepdims=True), 1e-12)
@@ -339,7 +340,7 @@ def diagnostics(
     matching = {"match": match, "p_weight": p_weight}
     # The threads of LAPACK would spin against XLA's own.
     with threadpool_limits(1, user_api="blas"):
-        moved = jax.jit(trained.apply)(trained.params, z0_NxD)
+        moved = jit_quickly(trained.apply)(trained.params, z0_NxD)
         return {
             **jacobians(trained, z0_NxD[:num_jacobians]),
             **round_trips(trained, z0_NxD[:num_rollouts]),

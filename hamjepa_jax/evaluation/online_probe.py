@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import track
 
-from hamjepa_jax import sharding
+from hamjepa_jax import environment, sharding
 from hamjepa_jax.data.loading import EvaluationLoader
 from hamjepa_jax.data.pipeline import SkippedRecords, blocks
 from hamjepa_jax.data.sources import ArraySource, Source
@@ -127,7 +127,7 @@ class OnlineProbe:
             coordinates = feature_step(state, images)
             return coordinates[in_order(coordinates)[0]]
 
-        self._embed = jax.jit(headline, out_shardings=sharding.replicated(mesh))
+        self._embed = environment.jit_quickly(headline, out_shardings=sharding.replicated(mesh))
         self._mesh, self._train, self._test = mesh, train, test
         self._num_classes, self._every_steps = num_classes, every_steps
         self._batch_size = -(-batch_size // mesh.size) * mesh.size

@@ -11,7 +11,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 from rich.console import Console
 
-from hamjepa_jax import build_data
+from hamjepa_jax import build_data, environment
 from hamjepa_jax.build import Experiment
 from hamjepa_jax.data.images import UnreadableImage
 from hamjepa_jax.errors import UserError
@@ -63,7 +63,7 @@ def held_out_views(
 
 
 # Not a function of its own for every experiment, so that who asks twice compiles once.
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(environment.jit_quickly, static_argnums=(0, 1))
 def _embed(views: Views, encoder: nn.Module, state: TrainState, key: jax.Array, batch: Any) -> jax.Array:
     # Global views come first, and there are at least two.
     global_views, *_ = views(key, None, batch)

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from hamjepa_jax.environment import jit_quickly
+
 # Features that are on the device at a time.
 CHUNK_BYTES = 2**26
 # Stands for the number of an example where there is none: the last of `used`, which no probe sees.
@@ -267,7 +269,7 @@ def _table(x, y, used, rows):
     return x[rows].astype(np.float32), y[rows].astype(np.int32), used[:, rows]
 
 
-@partial(jax.jit, static_argnums=(1, 2, 3))
+@partial(jit_quickly, static_argnums=(1, 2, 3))
 def _initial(key, dim, num_classes, leading_axes):
     """The same parameters for all probes, and the moments of Adam."""
     kernel_key, bias_key = jax.random.split(key)
@@ -292,7 +294,7 @@ def _normalized(x):
     return jax.nn.standardize(x, axis=-1, epsilon=1e-5)
 
 
-@partial(jax.jit, donate_argnums=0)
+@partial(jit_quickly, donate_argnums=0)
 def _train(carry, x, y, used, rows_SxGxB, start, count, learning_rates, weight_decay, total_steps):
     """Makes `count` steps from `start` on, with rows of the features x (R, D), labels y (R,) and `used` (P, R)."""
     adam = optax.scale_by_adam()
@@ -334,7 +336,7 @@ def _score(params, x, y) -> Outcome:
     return Outcome(rank < 1, rank < 5)
 
 
-@jax.jit
+@jit_quickly
 def _ranks(params, x, y):
     """How many classes are more likely than the true one, (G, P, M)."""
     logits = jax.vmap(jax.vmap(_logits, in_axes=(0, None)), in_axes=(0, None))(params, _normalized(x))

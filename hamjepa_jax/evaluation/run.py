@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from rich.console import Console
 from rich.progress import track
 
-from hamjepa_jax import build_data, build_model, distributed, sharding, version
+from hamjepa_jax import build_data, build_model, distributed, environment, sharding, version
 from hamjepa_jax.atomic_files import replacing, write_json
 from hamjepa_jax.build import Experiment
 from hamjepa_jax.data.loading import EvaluationLoader
@@ -162,7 +162,7 @@ def _encoders(
         model = config.model.copy_and_resolve_references()
         model.dtype = config.evaluation.dtype
         encoder = build_model.encoder(model)
-    feature_step = jax.jit(
+    feature_step = environment.jit_quickly(
         make_feature_step(
             encoder=encoder, preprocess=experiment.preprocess, coordinates=experiment.objective.coordinates
         ),
