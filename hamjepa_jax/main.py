@@ -199,6 +199,8 @@ def run(console: Console, directories: Sequence[str] = ()) -> None:
         experiment = train.with_data_in_memory(config, experiment, console)
         state = train.restore(config, setup, workdir, console)
     else:
+        # Where a run is only judged, options of the accelerator that it was trained on may be unknown.
+        environment.compiler_options(config.train.compiler_options)
         distributed.on_primary(lambda: workdir.claim(json.loads(config.to_json())))
         console.print(f"{config.name} {config.variant}, seed {config.train.seed}, into {workdir.path}")
         console.print(sharding.description(setup.mesh))

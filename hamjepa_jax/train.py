@@ -79,7 +79,6 @@ def set_up(config: ConfigDict, experiment: Experiment, devices: Sequence[jax.Dev
         "train.steps_per_dispatch",
         f"must be at least 1, got {config.train.steps_per_dispatch}",
     )
-    environment.compiler_options(config.train.compiler_options)
     parse_steps(config.profile)
     require_known(config.checkpoint.best_mode, BEST_MODES, "checkpoint.best_mode")
     key = jax.jit(partial(jax.random.key, config.train.seed), out_shardings=sharding.replicated(mesh))()

@@ -74,21 +74,34 @@ def test_options_that_the_compiler_does_not_take_get_one_line(chosen, wrong):
     assert "\n" not in str(refused.value)
 
 
-def test_compiled_programs_are_kept_where_the_user_says_or_in_a_cache(monkeypatch, tmp_path):
+@pytest.fixture
+def no_cache_yet():
     there = jax.config.jax_compilation_cache_dir
-    try:
-        jax.config.update("jax_compilation_cache_dir", "elsewhere")
+    jax.config.update("jax_compilation_cache_dir", None)
+    yield
+    jax.config.update("jax_compilation_cache_dir", there)
+
+
+@pytest.mark.parametrize(("variable", "below"), [("XDG_CACHE_HOME", "."), ("HOME", ".cache")])
+def test_compiled_programs_are_kept_in_the_cache_of_the_user(monkeypatch, tmp_path, no_cache_yet, variable, below):
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv(variable, str(tmp_path))
+    environment.keep_compiled_programs()
+    directory = Path(jax.config.jax_compilation_cache_dir)
+    assert directory.is_dir()
+    assert directory.parent == tmp_path / below / "hamjepa_jax"
+    # Where the user has them kept already, they stay.
+    monkeypatch.setenv(variable, str(tmp_path / "another"))
+    environment.keep_compiled_programs()
+    assert Path(jax.config.jax_compilation_cache_dir) == directory
+
+
+def test_without_a_directory_that_can_be_written_nothing_is_kept(monkeypatch, tmp_path, no_cache_yet):
+    (tmp_path / "file").write_text("in the way")
+    for caches in (tmp_path / "file", "not/absolute"):
+        monkeypatch.setenv("XDG_CACHE_HOME", str(caches))
         environment.keep_compiled_programs()
-        assert jax.config.jax_compilation_cache_dir == "elsewhere"
-        for name, value, parent in (("XDG_CACHE_HOME", tmp_path, tmp_path), ("HOME", tmp_path, tmp_path / ".cache")):
-            monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-            monkeypatch.setenv(name, str(value))
-            jax.config.update("jax_compilation_cache_dir", None)
-            environment.keep_compiled_programs()
-            directory = Path(jax.config.jax_compilation_cache_dir)
-            assert directory.parent == parent / "hamjepa_jax"
-    finally:
-        jax.config.update("jax_compilation_cache_dir", there)
+        assert jax.config.jax_compilation_cache_dir is None
 
 
 def test_processors_that_differ_share_no_compiled_programs(monkeypatch):

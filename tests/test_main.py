@@ -3,6 +3,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from functools import cache
 from pathlib import Path
@@ -71,15 +72,30 @@ MISTAKES = {
         ["--mode=evaluate", "--workdir=runs/mine", "--config.evaluation.ks=(1,)"],
         "--config.evaluation.ks=(1,): sets a field of a config, which has to be named: give --config=PATH[:VARIANT]",
     ),
+    "unknown option of XLA": (
+        ["--config=configs/digits.py", "--config.train.compiler_options=xla_fast=true"],
+        "config.train.compiler_options: No such compile option: 'xla_fast'; give options of XLA for this backend (cpu)",
+    ),
+    "no step in a dispatch": (
+        ["--config=configs/digits.py", "--config.train.steps_per_dispatch=0"],
+        "config.train.steps_per_dispatch: must be at least 1, got 0",
+    ),
+    "a profile of no steps": (
+        ["--config=configs/digits.py", "--config.profile=7"],
+        "config.profile: must be START:STOP",
+    ),
     "not a flag": (["--config=configs/digits.py", "train"], "train: not a flag"),
     "a report of no run": (["--mode=report", "tests"], "tests: no run here"),
 }
 
 
+CACHES = tempfile.TemporaryDirectory()
+
+
 def environment():
-    """One device, as for a newcomer, and no compilation cache: some versions of jax warn when they load from it."""
-    left_out = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR")
-    return {key: value for key, value in os.environ.items() if key not in left_out}
+    """One device and compiled programs in the user's cache directory, as for a newcomer."""
+    left_out = ("XLA_FLAGS", "JAX_COMPILATION_CACHE_DIR", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS")
+    return {key: value for key, value in os.environ.items() if key not in left_out} | {"XDG_CACHE_HOME": CACHES.name}
 
 
 def command(*arguments):
