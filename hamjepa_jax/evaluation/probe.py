@@ -15,6 +15,8 @@ from hamjepa_jax.environment import jit_quickly
 CHUNK_BYTES = 2**26
 # Stands for the number of an example where there is none: the last of `used`, which no probe sees.
 NO_EXAMPLE = -1
+# Added to the variance by the LayerNorm.
+EPSILON = 1e-5
 # The share of the training examples by which a learning rate is chosen.
 VALIDATION_SHARE = 0.1
 
@@ -286,12 +288,15 @@ def _initial(key, dim, num_classes, leading_axes):
 
 def _logits(params, normalized):
     """(s·x̂ + o)·W + b as x̂·(s·W) + (o·W + b): the same number, with one product for many probes."""
-    kernel = params["scale"][:, None] * params["kernel"]
-    return normalized @ kernel + (params["offset"] @ params["kernel"] + params["bias"])
+    kernel = params["scale"][..., :, None] * params["kernel"]
+    constant = params["offset"][..., None, :] @ params["kernel"] + params["bias"][..., None, :]
+    return normalized @ kernel + constant
 
 
 def _normalized(x):
-    return jax.nn.standardize(x, axis=-1, epsilon=1e-5)
+    """Rows of mean 0 and variance 1."""
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return centred / (EPSILON + (centred**2).mean(axis=-1, keepdims=True)) ** 0.5
 
 
 @partial(jit_quickly, donate_argnums=0)
@@ -328,17 +333,11 @@ def _train(carry, x, y, used, rows_SxGxB, start, count, learning_rates, weight_d
 def _score(params, x, y) -> Outcome:
     """The outcomes of probes with the leading axes (G, P), as (G, P, M)."""
     size = max(1, CHUNK_BYTES // (4 * params["kernel"][:, :, 0].size + 4 * x.shape[1]))
-    ranks = [
-        np.asarray(_ranks(params, x[i : i + size].astype(np.float32), y[i : i + size].astype(np.int32)))
-        for i in range(0, len(x), size)
-    ]
+    ranks = []
+    for start in range(0, len(x), size):
+        logits = _logits(params, _normalized(x[start : start + size].astype(np.float32)))
+        own = np.take_along_axis(logits, y[None, None, start : start + size, None], axis=-1)
+        # How many classes are more likely than the true one.
+        ranks.append(np.sum(logits > own, axis=-1))
     rank = np.concatenate(ranks, axis=-1)
     return Outcome(rank < 1, rank < 5)
-
-
-@jit_quickly
-def _ranks(params, x, y):
-    """How many classes are more likely than the true one, (G, P, M)."""
-    logits = jax.vmap(jax.vmap(_logits, in_axes=(0, None)), in_axes=(0, None))(params, _normalized(x))
-    own = jnp.take_along_axis(logits, y[None, None, :, None], axis=-1)
-    return jnp.sum(logits > own, axis=-1)
