@@ -4,6 +4,7 @@ All of them take samples (..., N, K) to statistics (..., K), grow like N for sam
 differentiable. `TESTS` has them by name.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -32,8 +33,8 @@ def epps_pulley(x: jax.Array, *, t_max: float = 3.0, num_points: int = 17, weigh
     N·Σⱼ wⱼ·[(Cⱼ − φⱼ)² + Sⱼ²] with knots tⱼ = j·t_max/(T−1), φⱼ = exp(−tⱼ²/2), Cⱼ and Sⱼ the means over the N
     samples of cos(tⱼx) and sin(tⱼx), and wⱼ the trapezoid weights of ∫₋ₜᵗ, times φⱼ for the weight `gaussian`.
 
-    cos(tⱼx) and sin(tⱼx) follow from cos(t₁x) and sin(t₁x) by the angle addition theorem, and the gradient needs C, S
-    and x only, so no array of N·K·T numbers is ever made: K projections are worked on in blocks.
+    cos(tⱼx) and sin(tⱼx) follow from cos(t₁x) and sin(t₁x) by the angle addition theorem. The gradient needs
+    C, S and x only, so no array of N·K·T numbers is ever made: K projections are worked on in blocks.
 
     Args:
         x: samples (..., N, K), N samples of each of K projections; computed in float32 or wider.
@@ -92,18 +93,19 @@ def _in_blocks(function: Callable[..., jax.Array], x: jax.Array, *arrays: jax.Ar
 def _characteristic_errors(x: jax.Array, t_max: float, num_points: int) -> jax.Array:
     """Cⱼ − φⱼ and Sⱼ for j = 1 … T−1, (2, T−1, ..., K); both vanish at j = 0."""
     t, _, phi = knots(t_max, num_points, "uniform")
+    # The means are taken over the samples of one device inside the loop, and exchanged once after it.
+    groups = math.gcd(x.shape[-2], jax.device_count())
 
     def of_columns(x: jax.Array) -> jax.Array:
+        x = x.reshape(*x.shape[:-2], groups, -1, x.shape[-1])
         first = jnp.cos(t[1].item() * x), jnp.sin(t[1].item() * x)
 
-        def next_knot(angle: Angle, phi_j: jax.Array) -> tuple[Angle, jax.Array]:
-            cos, sin = angle
-            return _add_angles(angle, first), jnp.stack([jnp.mean(cos, axis=-2) - phi_j, jnp.mean(sin, axis=-2)])
+        def next_knot(angle: Angle, _) -> tuple[Angle, jax.Array]:
+            return _add_angles(angle, first), jnp.stack([jnp.mean(part, axis=-2) for part in angle])
 
-        # Unrolled, the means over samples on several devices are exchanged all at once.
-        unroll = not environment.on_one_cpu()
-        _, errors = jax.lax.scan(next_knot, first, jnp.asarray(phi[1:], x.dtype), unroll=unroll)
-        return jnp.moveaxis(errors, 1, 0)
+        _, means = jax.lax.scan(next_knot, first, length=num_points - 1)
+        cos, sin = jnp.moveaxis(jnp.mean(means, axis=-2), 1, 0)
+        return jnp.stack([cos - phi[1:].astype(x.dtype).reshape(-1, *[1] * (cos.ndim - 1)), sin])
 
     return _in_blocks(of_columns, x)
 

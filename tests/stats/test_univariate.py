@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from hamjepa_jax import environment
+from hamjepa_jax import environment, sharding
+from hamjepa_jax.benchmarks import hlo
 from hamjepa_jax.stats import univariate
 from hamjepa_jax.stats.univariate import WEIGHTS, epps_pulley, knots
 
-CASES = [(3.0, 17, "gaussian"), (3.0, 9, "gaussian"), (5.0, 21, "uniform"), (1.0, 2, "uniform")]
+CASES = [(3.0, 17, "gaussian"), (9.0, 200, "gaussian"), (3.0, 9, "gaussian"), (5.0, 21, "uniform"), (1.0, 2, "uniform")]
 
 
 def written_out(x, t_max, num_points, weight):
@@ -130,6 +131,13 @@ def test_no_cosine_of_every_sample_and_knot_is_held(monkeypatch, on_one_cpu, num
     x = jax.ShapeDtypeStruct((256, num_columns), jnp.float32)
     gradient = jax.jit(jax.value_and_grad(lambda x: jnp.mean(epps_pulley(x, num_points=17))))
     assert gradient.lower(x).compile().memory_analysis().temp_size_in_bytes < 3 * 4 * x.size
+
+
+def test_devices_that_share_the_samples_exchange_means_once():
+    rows = sharding.batch_sharding(sharding.make_mesh(data=4, fsdp=2))
+    x = jax.ShapeDtypeStruct((256, 32), jnp.float32, sharding=rows)
+    program = jax.jit(epps_pulley).lower(x).compile().as_text()
+    assert [(found.kind, found.times) for found in hlo.collectives(program)] == [("all-reduce", 1)]
 
 
 def test_half_precision_is_computed_in_float32():
