@@ -1,40 +1,59 @@
 """A process beside ours that computes the same in PyTorch, step by step."""
 
 import argparse
-import importlib.util
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 
-def add_option(parser: argparse.ArgumentParser) -> None:
-    """Adds the option --torch.
+def parse(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """Adds the options --against and --torch_python, and reads the command line.
 
     Args:
         parser: the parser of a script.
+
+    Returns:
+        The options; a `torch_python` that PyTorch is wanted of (`against` is "torch") has it.
     """
-    own = sys.executable if importlib.util.find_spec("torch") else None
-    explanation = "a Python that has PyTorch (default: this one, if it has; without, only ours is timed)"
-    parser.add_argument("--torch", type=python_with_torch, default=own, help=explanation)
+    parser.add_argument("--against", choices=("torch",), help="time the same in PyTorch, by turns in the same run")
+    explanation = "a Python that has PyTorch (default: this one)"
+    parser.add_argument("--torch_python", default=sys.executable, metavar="PYTHON", help=explanation)
+    options = parser.parse_args()
+    if options.against == "torch" and not has_torch(options.torch_python):
+        wanted = "install PyTorch there, or name one with --torch_python"
+        parser.error(f"--against=torch: {options.torch_python!r} is not a Python that can import torch; {wanted}")
+    return options
 
 
-def python_with_torch(python: str) -> str:
-    """Makes sure that a Python has PyTorch.
+def has_torch(python: str) -> bool:
+    """Whether a Python can import PyTorch.
 
     Args:
         python: its path, or its name on the search path.
 
     Returns:
-        The same.
-
-    Raises:
-        argparse.ArgumentTypeError: if there is no such program, or it cannot import PyTorch.
+        False also where there is no such program.
     """
     try:
         subprocess.run([python, "-c", "import torch"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
-        raise argparse.ArgumentTypeError(f"{python!r} is not a Python that can import torch") from None
-    return python
+        return False
+    return True
+
+
+def ratio_to_torch(row: Mapping[str, Any]) -> float:
+    """Our time over that of PyTorch.
+
+    Args:
+        row: `seconds` and `torch_seconds`, some of each.
+
+    Returns:
+        The ratio of the medians.
+    """
+    return float(np.median(row["seconds"]) / np.median(row["torch_seconds"]))
 
 
 class TorchStep:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hamjepa_jax import build
-from hamjepa_jax.benchmarks import beside_torch, command_line, step_parts, training_step
+from hamjepa_jax.benchmarks import beside_torch, command_line, step_parts, train_step
 
 
 def test_a_step_and_its_parts(monkeypatch, photo_config):
@@ -57,11 +57,23 @@ def test_a_step_in_pytorch_that_fails_is_an_error(tmp_path):
         step()
 
 
-def test_what_is_no_python_with_pytorch_gets_one_line(tmp_path):
-    assert beside_torch.python_with_torch(has_it := python_that(tmp_path, "")) == has_it
+def parse(monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["script", *arguments])
+    return beside_torch.parse(command_line.timing_parser("What it does."))
+
+
+def test_what_is_no_python_with_pytorch_gets_one_line_where_one_is_wanted(monkeypatch, tmp_path, capsys):
+    has_it = python_that(tmp_path, "")
+    assert parse(monkeypatch, "--against=torch", f"--torch_python={has_it}").torch_python == has_it
     for python in (str(tmp_path / "nowhere"), python_that(tmp_path, "sys.exit(1)")):
-        with pytest.raises(argparse.ArgumentTypeError, match="is not a Python that can import torch"):
-            beside_torch.python_with_torch(python)
+        assert parse(monkeypatch, f"--torch_python={python}").against is None
+        with pytest.raises(SystemExit, match="2"):
+            parse(monkeypatch, "--against=torch", f"--torch_python={python}")
+        assert f"error: --against=torch: {python!r} is not a Python that can import torch" in capsys.readouterr().err
+
+
+def test_the_ratio_is_that_of_medians():
+    assert beside_torch.ratio_to_torch({"seconds": [1.0, 2.0, 30.0], "torch_seconds": [8.0]}) == 0.25
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1.5", "many", ""])
@@ -72,7 +84,7 @@ def test_what_does_not_count_gets_one_line(text):
 
 def test_pytorch_is_asked_for_the_same():
     options = argparse.Namespace(batch_size=8, cores=2, dtype="bfloat16")
-    assert training_step.torch_arguments(options) == ["--batch_size=8", "--threads=2", "--bfloat16"]
+    assert train_step.torch_arguments(options) == ["--batch_size=8", "--threads=2", "--bfloat16"]
 
 
 def test_tables():
@@ -86,7 +98,7 @@ def test_tables():
         "temporary_bytes": 10**9,
         "parts": {"encoder": {"seconds": [1.0], "floor": 0.5}},
     }
-    table = training_step.step_table([row, row | {"torch_seconds": None}]).splitlines()
+    table = train_step.step_table([row, row | {"torch_seconds": None}]).splitlines()
     assert table[2] == "| sigreg | float32 | 128 | 2.000 | 64 | 4.000 | 0.50 | 5.0 | 1.2 | 1000 |"
     assert "| 64 | | | 5.0 |" in table[3]
-    assert training_step.parts_table([row]).endswith("| sigreg | encoder | 1000.0 | 50.0% | 500.00 | 2.0 |")
+    assert train_step.parts_table([row]).endswith("| sigreg | encoder | 1000.0 | 50.0% | 500.00 | 2.0 |")

@@ -1,13 +1,12 @@
 """How long do SIGReg and the other statistics take, by samples, dimension, directions and knots?
 
-    python -m hamjepa_jax.benchmarks.statistics --json=results/statistics.json
-    python -m hamjepa_jax.benchmarks.statistics --torch=PYTHON
+    python -m hamjepa_jax.benchmarks.sigreg --json=results/sigreg.json
+    python -m hamjepa_jax.benchmarks.sigreg --against=torch
 
-Value and gradient of each, of two views of standard normal embeddings. --torch names a Python that has PyTorch, if this
-one has not; SIGReg in PyTorch (`torch_step.py`) then takes turns with ours. Beside a time stands its floor: that of the
-operations of its matrix products at the rate of a large one, or of reading what it is given and writing the gradient at
-the rate of a copy, whichever is longer; and the memory that it takes besides, in arrays of projections (samples ×
-directions).
+Value and gradient of each, of two views of standard normal embeddings. With --against=torch, SIGReg in PyTorch
+(`torch_step.py`) takes turns with ours. Beside a time stands its floor: that of the operations of its matrix products
+at the rate of a large one, or of reading what it is given and writing the gradient at the rate of a copy, whichever is
+longer; and the memory that it takes besides, in arrays of projections (samples × directions).
 """
 
 import argparse
@@ -21,7 +20,7 @@ from rich.progress import track
 
 from hamjepa_jax import environment
 from hamjepa_jax.benchmarks import command_line, timing
-from hamjepa_jax.benchmarks.beside_torch import TorchStep, add_option
+from hamjepa_jax.benchmarks.beside_torch import TorchStep, parse, ratio_to_torch
 from hamjepa_jax.benchmarks.collectives import floating_point_operations
 from hamjepa_jax.stats import floors, multivariate, redundancy
 from hamjepa_jax.stats.slicing import random_directions, sigreg, sliced
@@ -115,12 +114,12 @@ def measure(case: Case, options: argparse.Namespace, rates: Mapping[str, float])
     function = jax.value_and_grad(statistic(case))
     compiled = jax.jit(function).lower(z, directions).compile()
     functions: list[Callable[[], Any]] = [lambda: jax.block_until_ready(compiled(z, directions))]
-    if options.torch is not None and case.statistic == "sigreg":
+    if options.against == "torch" and case.statistic == "sigreg":
         sizes = {"batch_size": case.samples, "dim": case.dim, "directions": case.directions, "points": case.points}
         arguments = [f"--{name}={size}" for name, size in (sizes | {"threads": options.cores}).items()]
         if jax.default_backend() == "gpu":
             arguments.append("--device=cuda")
-        functions.append(TorchStep(options.torch, "sigreg_alone", arguments))
+        functions.append(TorchStep(options.torch_python, "sigreg_alone", arguments))
     with environment.reusing_memory():
         seconds = timing.alternate(functions, options.repeats)
     for process in functions[1:]:
@@ -152,8 +151,7 @@ def markdown_table(measured: Sequence[Mapping[str, Any]]) -> str:
     for row in measured:
         ours, floor, torch, memory = np.median(row["seconds"]), row["floor"], "| | |", ""
         if row["torch_seconds"] is not None:
-            theirs = np.median(row["torch_seconds"])
-            torch = f"| {1e3 * theirs:.1f} | {ours / theirs:.2f} |"
+            torch = f"| {1e3 * np.median(row['torch_seconds']):.1f} | {ratio_to_torch(row):.2f} |"
         if row["directions"]:
             memory = f"{row['temporary_bytes'] / (4 * VIEWS * row['samples'] * row['directions']):.1f}"
         sizes = (str(row[name] or "") for name in ("samples", "dim", "directions", "points"))
@@ -164,11 +162,13 @@ def markdown_table(measured: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _name(row: Mapping[str, Any]) -> str:
+    return "N={samples} D={dim} K={directions} T={points}".format(**row)
+
+
 def main() -> None:
     """Measures every case, prints the table and writes the JSON."""
-    parser = command_line.timing_parser(__doc__)
-    add_option(parser)
-    options = parser.parse_args()
+    options = parse(command_line.timing_parser(__doc__))
     timing.use_cores(options.cores)
     environment.compute_in_the_calling_thread()
     rates = timing.rates()
@@ -176,7 +176,11 @@ def main() -> None:
     measured = [measure(case, options, rates) for case in cases]
     print(f"{rates['operations'] / 1e9:.0f} GFLOP/s, {rates['bytes'] / 1e9:.0f} GB/s")
     print(markdown_table(measured))
-    command_line.write_json(options.json, {"rates": rates, "cases": measured})
+    results = {"rates": rates, "cases": measured}
+    if options.against == "torch":
+        compared = [row for row in measured if row["torch_seconds"] is not None]
+        results["ratio_to_torch"] = {_name(row): ratio_to_torch(row) for row in compared}
+    command_line.write_json(options.json, results)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """How long does a training step take, where does the time go, and how long does PyTorch take?
 
-    python -m hamjepa_jax.benchmarks.training_step --json=results/training_step.json
-    python -m hamjepa_jax.benchmarks.training_step --torch=PYTHON --batch_size=512 --dtype=bfloat16
+    python -m hamjepa_jax.benchmarks.train_step --json=results/train_step.json
+    python -m hamjepa_jax.benchmarks.train_step --against=torch --batch_size=512 --dtype=bfloat16
 
-The steps of configs/cifar100.py, on images of noise that lie on the device. --torch names a Python that has PyTorch,
-if this one has not; the same model and losses in PyTorch (`torch_step.py`) then take turns with ours, on a GPU with the
-channels last and compiled. The current directory is that of the repository.
+The steps of configs/cifar100.py, on images of noise that lie on the device. With --against=torch the same model and
+losses in PyTorch (`torch_step.py`) take turns with ours, on a GPU with the channels last and compiled. The current
+directory is that of the repository.
 
 The floor of a part is the time of its operations at the rate of a large matrix product, or of its bytes at the rate of
 a copy, whichever is longer. The operations of a convolution are those of adding tap by tap; the matrix products that
@@ -25,7 +25,7 @@ from threadpoolctl import threadpool_limits
 
 from hamjepa_jax import environment
 from hamjepa_jax.benchmarks import command_line, shipped, timing
-from hamjepa_jax.benchmarks.beside_torch import TorchStep, add_option
+from hamjepa_jax.benchmarks.beside_torch import TorchStep, parse, ratio_to_torch
 from hamjepa_jax.benchmarks.step_parts import Step, parts
 
 VARIANTS = ("hamjepa", "sigreg")
@@ -67,8 +67,8 @@ def measure(options: argparse.Namespace, rates: Mapping[str, float], folder: Pat
     ]
     steps = [Step(config, experiment) for config, experiment in loaded]
     in_torch = []
-    if options.torch is not None:
-        in_torch = [TorchStep(options.torch, variant, torch_arguments(options)) for variant in VARIANTS]
+    if options.against == "torch":
+        in_torch = [TorchStep(options.torch_python, variant, torch_arguments(options)) for variant in VARIANTS]
     with threadpool_limits(1, user_api="blas"), environment.reusing_memory():
         seconds = timing.alternate([*steps, *in_torch], options.repeats).tolist()
         for process in in_torch:
@@ -124,8 +124,7 @@ def step_table(measured: Sequence[Mapping[str, Any]]) -> str:
     for row in measured:
         ours, compiled, torch = np.median(row["seconds"]), row["compile_seconds"], "| | |"
         if row["torch_seconds"] is not None:
-            theirs = np.median(row["torch_seconds"])
-            torch = f"| {theirs:.3f} | {ours / theirs:.2f} |"
+            torch = f"| {np.median(row['torch_seconds']):.3f} | {ratio_to_torch(row):.2f} |"
         lines.append(
             f"| {row['variant']} | {row['dtype']} | {row['views']} | {ours:.3f} | {row['views'] / ours:.0f} "
             f"{torch} {compiled['cold']:.1f} | {compiled['cached']:.1f} "
@@ -156,7 +155,6 @@ def parts_table(measured: Sequence[Mapping[str, Any]]) -> str:
 def main() -> None:
     """Measures both steps, prints the tables and writes the JSON."""
     parser = command_line.timing_parser(__doc__)
-    add_option(parser)
     parser.add_argument(
         "--batch_size",
         type=command_line.positive,
@@ -164,7 +162,7 @@ def main() -> None:
         help="images of a batch, each of two views (default: 64)",
     )
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="type of the encoder")
-    options = parser.parse_args()
+    options = parse(parser)
     timing.use_cores(options.cores)
     environment.compute_in_the_calling_thread()
     # Every program is compiled for the first time, and is in the cache for the second.
@@ -178,7 +176,10 @@ def main() -> None:
     print(f"{rates['operations'] / 1e9:.0f} GFLOP/s, {rates['bytes'] / 1e9:.0f} GB/s")
     print(f"at most {peak_bytes / 1e9:.1f} GB in this process, both steps and 50,000 images included")
     print(f"\n{step_table(measured)}\n\n{parts_table(measured)}")
-    command_line.write_json(options.json, {"rates": rates, "peak_bytes": peak_bytes, "steps": measured})
+    results = {"rates": rates, "peak_bytes": peak_bytes, "steps": measured}
+    if options.against == "torch":
+        results["ratio_to_torch"] = {row["variant"]: ratio_to_torch(row) for row in measured}
+    command_line.write_json(options.json, results)
 
 
 if __name__ == "__main__":
