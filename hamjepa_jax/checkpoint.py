@@ -175,7 +175,8 @@ class Checkpointer:
             UserError: if no checkpoint can be read, or its arrays are not those of `abstract_state`.
         """
         self._wait()
-        steps = sorted((s for s in self._manager.all_steps() if step in (None, s)), reverse=True)
+        # Several processes have agreed on NumPy's integers, which no log can write.
+        steps = sorted((int(s) for s in self._manager.all_steps() if step in (None, s)), reverse=True)
         for candidate in steps:
             damage = self._find_damage(candidate)
             if damage is None:

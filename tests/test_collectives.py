@@ -148,8 +148,8 @@ def test_the_gradient_of_every_kernel_is_reduced_once_for_every_use(step_of, nam
     else:
         # The covariance that is watched.
         expected[PROJECTION_RANK, PROJECTION_RANK] += 1
-        # Means of cosines and sines of two views at every knot but the first.
-        expected[plain((2, NUM_DIRECTIONS))] += 2 * (NUM_POINTS - 1)
+        # Means of cosines and sines of two views at every knot but the first, all at once.
+        expected[plain((NUM_POINTS - 1, 2, 2, NUM_DIRECTIONS))] += 1
     assert reduced_matrices(step) == expected
 
 
