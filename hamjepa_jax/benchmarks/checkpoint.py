@@ -3,7 +3,7 @@
     python -m hamjepa_jax.benchmarks.checkpoint --json=results/checkpoint.json
 
 The loop is that of training, with configs/cifar100.py in float32 on cuts out of photographs. A checkpoint is started
-every few steps. What it costs is by how much the half of these steps that follows it is longer than the other half.
+every few steps. What it costs is by how much these take longer than as many steps like those of their second half.
 """
 
 import contextlib
@@ -155,16 +155,18 @@ def saving_costs(seconds_per_step: np.ndarray, seconds_in_save: Sequence[float],
     Returns:
         See `measure_saving`.
     """
-    half = period // 2
-    after_saves = seconds_per_step[period - 1 :].reshape(-1, 2, half)
-    undisturbed = float(np.median(after_saves[:, 1]))
-    cost = statistics.median(float(np.sum(first) - np.sum(second)) for first, second in after_saves)
+    periods = seconds_per_step[period - 1 :].reshape(-1, period)
+    # What is saved is recorded at once, other steps when the next is dispatched: the last of a period seems short, and
+    # the first one long.
+    undisturbed = periods[:, period // 2 : -1]
+    cost = float(np.median(np.sum(periods, axis=1) - period * np.median(undisturbed, axis=1)))
+    step = float(np.median(undisturbed))
     return {
-        "seconds_per_step": undisturbed,
+        "seconds_per_step": step,
         "blocked_seconds": statistics.median(seconds_in_save),
         "seconds_per_save": cost,
         "period": period,
-        "share_of_period": cost / (period * undisturbed),
+        "share_of_period": cost / (period * step),
     }
 
 

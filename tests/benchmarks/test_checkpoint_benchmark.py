@@ -5,10 +5,13 @@ from hamjepa_jax.benchmarks import checkpoint as benchmark
 
 
 def test_the_cost_of_a_save_is_what_the_steps_after_it_take_longer():
-    # A step takes a second; one with a save at its beginning three, and the next one and a half.
+    # A step takes a second, one with a save at its beginning three, and the next one and a half. What is saved is
+    # recorded a step earlier than others.
     seconds = np.ones(23)
-    seconds[[3, 7, 11, 15, 19]] += 2.0
-    seconds[[4, 8, 12, 16, 20]] += 0.5
+    seconds[3::4] += 2.0
+    seconds[4::4] += 0.5
+    seconds[3::4] += 1.0
+    seconds[6::4] -= 1.0
     found = benchmark.saving_costs(seconds, [0.3, 0.1, 0.2], period=4)
     assert found == {
         "seconds_per_step": 1.0,
