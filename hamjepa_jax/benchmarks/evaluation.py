@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from rich.progress import track
 
-from hamjepa_jax import sharding
+from hamjepa_jax import environment, sharding
 from hamjepa_jax.benchmarks import command_line, timing
 from hamjepa_jax.evaluation import scores
 from hamjepa_jax.evaluation.geometry import geometry
@@ -163,7 +163,7 @@ def main() -> None:
     measured = []
     for case in track(CASES, description="cases"):
         # A process of its own, whose memory is that of the case.
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
+        with multiprocessing.get_context("spawn").Pool(1, environment.compute_in_the_calling_thread) as pool:
             measured.append(pool.apply(measure, (case,)))
     rate = timing.matrix_rate()
     for found, case in zip(measured, CASES, strict=True):

@@ -262,6 +262,8 @@ def _fit(x, y, orders_SxGxB, *, learning_rates, used, num_classes, weight_decay,
         rows = np.concatenate([order, np.broadcast_to(order[-1:], (chunk - len(order), *order.shape[1:]))])
         if not whole:
             table, rows = _table(x, y, used, rows.ravel()), np.arange(rows.size).reshape(rows.shape)
+        # Without waiting, the host would run ahead, and many chunks be in memory.
+        carry = jax.block_until_ready(carry)
         carry = _train(carry, *table, rows.astype(np.int32), np.int32(start), np.int32(len(order)), *settings)
     return jax.device_get(carry[0])
 

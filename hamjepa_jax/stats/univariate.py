@@ -33,8 +33,8 @@ def epps_pulley(x: jax.Array, *, t_max: float = 3.0, num_points: int = 17, weigh
     N·Σⱼ wⱼ·[(Cⱼ − φⱼ)² + Sⱼ²] with knots tⱼ = j·t_max/(T−1), φⱼ = exp(−tⱼ²/2), Cⱼ and Sⱼ the means over the N
     samples of cos(tⱼx) and sin(tⱼx), and wⱼ the trapezoid weights of ∫₋ₜᵗ, times φⱼ for the weight `gaussian`.
 
-    cos(tⱼx) and sin(tⱼx) follow from cos(t₁x) and sin(t₁x) by the angle addition theorem. The gradient needs
-    C, S and x only, so no array of N·K·T numbers is ever made: K projections are worked on in blocks.
+    cos(tⱼx) and sin(tⱼx) follow from cos(t₁x) and sin(t₁x) by the angle addition theorem, and the gradient needs C, S
+    and x only, so no array of N·K·T numbers is ever made: K projections are worked on in blocks.
 
     Args:
         x: samples (..., N, K), N samples of each of K projections; computed in float32 or wider.

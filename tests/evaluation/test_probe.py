@@ -114,6 +114,15 @@ def test_chunks_change_nothing(monkeypatch):
         np.testing.assert_allclose(fitted[0][name], fitted[2][name], rtol=1e-5, atol=1e-7)
 
 
+def test_one_chunk_is_waited_for_before_the_next_is_dispatched(monkeypatch):
+    events, wait, train = [], jax.block_until_ready, probe._train
+    monkeypatch.setattr(jax, "block_until_ready", lambda carry: events.append("wait") or wait(carry))
+    monkeypatch.setattr(probe, "_train", lambda *arguments: events.append("train") or train(*arguments))
+    monkeypatch.setattr(probe, "CHUNK_BYTES", 5 * 16 * 6 * 4)
+    learning_rate_sweep(*clusters(40, 0), *clusters(60, 1), learning_rates=(1e-3,), **SWEEP)
+    assert events == ["wait", "train"] * 6
+
+
 def test_a_probe_is_layer_norm_and_adamw_with_a_cosine(monkeypatch):
     """Against the same probe written with the libraries' own parts."""
     train_x, train_y = clusters(16, 0)
