@@ -2,9 +2,12 @@
 
 import contextlib
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from hamjepa_jax.errors import StorageError
 
@@ -62,6 +65,28 @@ def write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=1, allow_nan=False) + "\n"
     with replacing(path) as replacement:
         replacement.write_text(text)
+
+
+def plain(value: Any, *, digits: int | None = None) -> Any:
+    """The same as plain JSON values.
+
+    Args:
+        value: mappings, sequences, arrays and numbers, one in another.
+        digits: to how many digits fractions are rounded, or None for all.
+
+    Returns:
+        Dictionaries, lists and numbers; None for a number that is not finite.
+    """
+    if isinstance(value, Mapping):
+        return {name: plain(part, digits=digits) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part, digits=digits) for part in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return plain(value.tolist(), digits=digits)
+    if isinstance(value, float):
+        rounded = value if digits is None else float(f"{value:.{digits}g}")
+        return rounded if math.isfinite(value) else None
+    return value
 
 
 def read_json(path: Path) -> Any:

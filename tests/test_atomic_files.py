@@ -1,8 +1,10 @@
 import errno
+import json
 
+import numpy as np
 import pytest
 
-from hamjepa_jax.atomic_files import read_json, replacing, write_json, writing
+from hamjepa_jax.atomic_files import plain, read_json, replacing, write_json, writing
 from hamjepa_jax.errors import StorageError
 
 
@@ -16,6 +18,13 @@ def test_what_is_written_takes_the_place_of_what_was_there(tmp_path):
         write_json(path, value)
         assert read_json(path) == value
     assert [file.name for file in path.parent.iterdir()] == ["numbers.json"]
+
+
+def test_what_is_not_finite_becomes_null():
+    value = {"a": np.array([1.0, np.inf]), "b": [np.float32(np.nan), 2], "c": None, "d": np.arange(2), "e": "x"}
+    expected = '{"a": [1.0, null], "b": [null, 2], "c": null, "d": [0, 1], "e": "x"}'
+    assert json.dumps(plain(value), allow_nan=False) == expected
+    assert plain({"a": (1234.5678, 12345, "1.23456")}, digits=3) == {"a": [1230.0, 12345, "1.23456"]}
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyError("a mistake")])

@@ -1,0 +1,1 @@
+"""What the theory states, checked by computation and drawn."""

@@ -1,0 +1,35 @@
+"""The theory from the command line: both tables, every figure, and the numbers behind them."""
+
+import io
+import json
+from functools import partial
+
+import jax
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from hamjepa_jax.theory import identifiability, run, statements
+
+PICTURES = ("price_of_isotropy", "worst_geometry", "entropy_gap", "coupling_risk")
+
+
+@pytest.mark.slow
+def test_the_theory_is_written_whole(tmp_path, monkeypatch):
+    check = partial(statements.check_statements, dims=(2,), condition_numbers=(1.0, 100.0))
+    learn = partial(identifiability.learn_couplings, num_pairs=(16, 32), num_steps=5)
+    monkeypatch.setattr(run.statements, "check_statements", check)
+    monkeypatch.setattr(run.identifiability, "learn_couplings", learn)
+    shown = io.StringIO()
+    run.run(tmp_path, Console(file=shown, width=200), num_seeds=2)
+    files = {f"theory_{name}.png" for name in (*PICTURES, "identifiability_pairs", "identifiability_coupling")}
+    assert {path.name for path in tmp_path.iterdir()} == files | {"theory.json"}
+    for name in files:
+        assert min(Image.open(tmp_path / name).size) > 500
+    written = json.loads((tmp_path / "theory.json").read_text())
+    assert len(written["statements"]) == len(statements.CLAIMS)
+    assert all(statement["holds"] for statement in written["statements"])
+    assert written["identifiability"]["seeds"] == [0, 1]
+    assert f"{len(statements.CLAIMS)} of {len(statements.CLAIMS)} statements hold" in shown.getvalue()
+    assert f"written: {tmp_path}/theory.json" in shown.getvalue()
+    assert not jax.config.jax_enable_x64
