@@ -1,0 +1,1 @@
+"""The conservation gallery: what six ways to step through time keep of four mechanical systems, in double precision."""
