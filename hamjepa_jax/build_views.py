@@ -12,6 +12,7 @@ from hamjepa_jax import environment
 from hamjepa_jax.build_data import kinds_of_views
 from hamjepa_jax.data import augment, views
 from hamjepa_jax.data.loading import CanvasBatch, CroppedBatch
+from hamjepa_jax.data.pendulum import IMAGE_SIZE, NUM_VIEWS
 from hamjepa_jax.data.views import ViewGroup
 from hamjepa_jax.data.warp import WarpedView, draw_warp, render_warp
 from hamjepa_jax.errors import require, require_known
@@ -52,8 +53,8 @@ def _digit_groups(config: ConfigDict) -> tuple[ViewGroup, ...]:
     del settings["name"]
     noise_std = settings.pop("noise_std")
 
-    def draw(key: jax.Array, image_size: jax.Array) -> WarpedView:
-        del image_size
+    def draw(key: jax.Array, image_size: jax.Array, view_number: jax.Array) -> WarpedView:
+        del image_size, view_number
         return draw_warp(key, **settings)
 
     def render(image: jax.Array, parameters: WarpedView) -> jax.Array:
@@ -72,7 +73,8 @@ def _multi_crop_groups(config: ConfigDict) -> tuple[ViewGroup, ...]:
     finish = {"blur_kernel_size": kernel_size, "solarize_threshold": threshold}
 
     def group(count: int, size: int, scale: tuple[float, float]) -> ViewGroup:
-        def draw(key: jax.Array, image_size: jax.Array) -> views.CroppedView | views.Appearance:
+        def draw(key: jax.Array, image_size: jax.Array, view_number: jax.Array) -> views.CroppedView | views.Appearance:
+            del view_number
             crop_key, appearance_key = jax.random.split(key)
             appearance = views.draw_appearance(appearance_key, **settings)
             if config.canvas_size is None:
@@ -114,8 +116,23 @@ def _check_multi_crop(config: ConfigDict) -> None:
     )
 
 
+def _film_groups(config: ConfigDict) -> tuple[ViewGroup, ...]:
+    for key, only in (("num_global_views", NUM_VIEWS), ("num_local_views", 0), ("view_size", IMAGE_SIZE)):
+        require(config[key] == only, f"data.{key}", f"must be {only}, because films are made so, got {config[key]}")
+
+    def draw(key: jax.Array, image_size: jax.Array, view_number: jax.Array) -> views.FilmedView:
+        del key, image_size
+        return views.FilmedView(view_number)
+
+    def render(image: jax.Array, parameters: views.FilmedView) -> jax.Array:
+        return _unit_range(views.render_film(image, parameters, size=config.view_size))
+
+    return (ViewGroup(config.num_global_views, draw, render),)
+
+
 AUGMENTATIONS: dict[str, Callable[[ConfigDict], tuple[ViewGroup, ...]]] = {
     "digit": _digit_groups,
+    "film": _film_groups,
     "multi_crop": _multi_crop_groups,
 }
 

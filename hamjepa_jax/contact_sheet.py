@@ -14,7 +14,7 @@ from hamjepa_jax.data.augment import COLOR_OPERATIONS
 from hamjepa_jax.data.loading import CanvasBatch, CanvasLoader, CropLoader, CroppedBatch, read_or_next
 from hamjepa_jax.data.pipeline import SkippedRecords, index_batches
 from hamjepa_jax.data.sources import Source
-from hamjepa_jax.data.views import Appearance, CropBox, CroppedView, ViewGroup
+from hamjepa_jax.data.views import Appearance, CropBox, CroppedView, FilmedView, ViewGroup
 from hamjepa_jax.data.warp import WarpedView
 from hamjepa_jax.errors import UserError
 
@@ -146,7 +146,7 @@ def _show(axes: Any, image: np.ndarray, caption: str, color: str = "k") -> None:
     axes.set_title(caption, fontsize=5.5, pad=3, loc="left")
 
 
-def describe(parameters: CroppedView | WarpedView) -> str:
+def describe(parameters: CroppedView | FilmedView | WarpedView) -> str:
     """The parameters of one view in words, in the order in which they are applied.
 
     Args:
@@ -161,6 +161,8 @@ def describe(parameters: CroppedView | WarpedView) -> str:
             f"turn {parameters.angle:+.0f}°, scale {parameters.scale[0]:.2f} × {parameters.scale[1]:.2f}\n"
             f"shift {rows:+.2f}, {columns:+.2f}, contrast {parameters.contrast:.2f}"
         )
+    if isinstance(parameters, FilmedView):
+        return f"image {parameters.number} of the film"
     box, appearance = parameters
     lines = [f"crop {box.height}×{box.width} at {box.top}, {box.left}" + (", mirrored" if appearance.flip else "")]
     lines.append(_color_words(appearance))

@@ -6,6 +6,8 @@
     python -m hamjepa_jax.main --mode=diagnose --workdir=runs/mine
     python -m hamjepa_jax.main --mode=report runs/mine runs/other
     python -m hamjepa_jax.main --mode=views --config=configs/cifar100.py --config.data.data_dir=DIR
+    python -m hamjepa_jax.main --mode=theory
+    python -m hamjepa_jax.main --mode=physics
 
 Several processes, each with its own devices, make one run when each is told where process 0 listens. Under Slurm, Open
 MPI and on TPU pods they find out by themselves; launch/ has a script for each.
@@ -19,14 +21,11 @@ preemption notice. A run that ended early goes on where it was when the same com
 
 import json
 import os
-import re
-import runpy
 import shlex
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +33,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
+from hamjepa_jax.command_line import parse_flags
 from hamjepa_jax.errors import Interrupted, LostProcessError, NonFiniteError, StorageError, UserError
 
 if TYPE_CHECKING:
@@ -42,10 +42,10 @@ if TYPE_CHECKING:
     from hamjepa_jax.train import Setup
     from hamjepa_jax.workdir import Workdir
 
-# A flag that sets a field of the config.
-FIELD = re.compile(r"--?(?:no)?config\.([^=]+)")
 HELP_FLAGS = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
-MODES = ("train_and_evaluate", "train", "evaluate", "diagnose", "report", "views")
+# These need neither config nor run.
+OF_THEIR_OWN = ("theory", "physics")
+MODES = ("train_and_evaluate", "train", "evaluate", "diagnose", "report", "views", *OF_THEIR_OWN)
 # These need no config but that of the run in the workdir.
 OF_A_RUN = ("evaluate", "diagnose")
 
@@ -60,101 +60,15 @@ _MODE = flags.DEFINE_enum(
     "train_and_evaluate",
     MODES,
     "What to do. `evaluate` and `diagnose` judge the encoder and the predictor of a run; `report` makes a page of one "
-    "or several runs, named by their directories; `views` draws what the encoder would see, and trains nothing.",
+    "or several runs, named by their directories; `views` draws what the encoder would see, and trains nothing. "
+    "`theory` checks the statements of the paper, and `physics` shows what integrators conserve; both into --workdir, "
+    "runs/theory and runs/physics by default.",
 )
 _COORDINATOR_ADDRESS = flags.DEFINE_string(
     "coordinator_address", None, "HOST:PORT at which process 0 of several listens."
 )
 _NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes.")
 _PROCESS_ID = flags.DEFINE_integer("process_id", None, "Number of this process, from 0.")
-
-
-def parse_flags(arguments: Sequence[str]) -> list[str]:
-    """Parses the command line; a mistake is reported in one line that names the flag.
-
-    Args:
-        arguments: the program's name and its arguments.
-
-    Returns:
-        The program's name and the arguments that are not flags.
-
-    Raises:
-        UserError: for an unknown flag or key, a field without a config, a value of another type, or a config that
-            cannot be loaded.
-    """
-    config_at = [i for i, argument in enumerate(arguments) if re.fullmatch(r"--?config(=.*)?", argument)]
-    if config_at:
-        _, equals, path = arguments[config_at[-1]].partition("=")
-        if equals or config_at[-1] + 1 < len(arguments):
-            config = load_config(path if equals else arguments[config_at[-1] + 1])
-            for argument in arguments[1:]:
-                if match := FIELD.match(argument):
-                    check_key(config, match.group(1))
-    elif fields := [argument for argument in arguments[1:] if FIELD.match(argument)]:
-        raise UserError(
-            f"{fields[0]}: sets a field of a config, which has to be named: give --config=PATH[:VARIANT] too"
-        )
-    try:
-        return flags.FLAGS(list(arguments))
-    except flags.Error as error:
-        raise UserError(_illegal_value(str(error))) from None
-
-
-def load_config(path_and_variant: str) -> ConfigDict:
-    """Runs `get_config` of a config file, only to find mistakes before the flags are parsed.
-
-    Args:
-        path_and_variant: PATH or PATH:VARIANT.
-
-    Returns:
-        The config without the overrides of the command line.
-
-    Raises:
-        UserError: if there is no such file, it is not a config, or it refuses the variant.
-    """
-    path, colon, variant = path_and_variant.partition(":")
-    if not Path(path).is_file():
-        raise UserError(f"--config={path_and_variant}: there is no file {path!r}; the experiments are in configs/*.py")
-    try:
-        get_config = runpy.run_path(path)["get_config"]
-        return get_config(variant) if colon else get_config()
-    except KeyError:
-        raise UserError(f"--config={path_and_variant}: the file has no function get_config") from None
-    except Exception as error:
-        raise UserError(f"--config={path_and_variant}: {error}") from None
-
-
-def check_key(config: ConfigDict, key: str) -> None:
-    """Makes sure that a field exists.
-
-    Args:
-        config: the config.
-        key: GROUP.FIELD.
-
-    Raises:
-        UserError: naming the known fields, if it does not, or if it is a group of fields.
-    """
-    node, path = config, "config"
-    for part in key.split("."):
-        known = list(node.keys()) if isinstance(node, ConfigDict) else []
-        if part not in known:
-            close = get_close_matches(part, known, n=1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise UserError(f"config.{key}: unknown key; {hint}known in {path}: {', '.join(known) or 'nothing'}")
-        node, path = node[part], f"{path}.{part}"
-    if isinstance(node, ConfigDict):
-        raise UserError(f"config.{key}: is a group; set one of its fields: {', '.join(node.keys())}")
-
-
-def _illegal_value(message: str) -> str:
-    """Turns absl's message about a flag into one line that says what is allowed."""
-    match = re.match(r"flag --(config\.[^=]+)=(.*?): ", message, re.DOTALL)
-    if match is None:
-        return " ".join(message.split())
-    key, value = match.groups()
-    flag = flags.FLAGS[key]
-    example = "" if flag.default is None else f", such as {flag.default}"
-    return f"{key}: must be of type {flag.flag_type()}{example}, got {value!r}"
 
 
 def run(console: Console, directories: Sequence[str] = ()) -> None:
@@ -178,6 +92,9 @@ def run(console: Console, directories: Sequence[str] = ()) -> None:
 
     environment.compute_in_the_calling_thread()
     environment.keep_compiled_programs()
+    if _MODE.value in OF_THEIR_OWN:
+        _show_what_is_known(console)
+        return
     distributed.start(
         coordinator_address=_COORDINATOR_ADDRESS.value,
         num_processes=_NUM_PROCESSES.value,
@@ -213,6 +130,17 @@ def run(console: Console, directories: Sequence[str] = ()) -> None:
         _judge(config, experiment, setup, state, workdir, console)
 
 
+def _show_what_is_known(console: Console) -> None:
+    """Checks the theory, or draws the gallery of mechanical systems."""
+    from hamjepa_jax.physics.run import run as run_physics
+    from hamjepa_jax.theory.run import run as run_theory
+
+    if _CONFIG.value is not None:
+        raise UserError(f"--config: --mode={_MODE.value} needs none, and would not heed it; leave it out")
+    run_mode = {"theory": run_theory, "physics": run_physics}[_MODE.value]
+    run_mode(_directory(_WORKDIR.value or f"runs/{_MODE.value}"), console)
+
+
 def _judge(
     config: ConfigDict,
     experiment: "Experiment",
@@ -223,6 +151,7 @@ def _judge(
 ) -> None:
     """Judges the encoder and the predictor of a run, and makes the report."""
     from hamjepa_jax import build_monitoring, distributed, sharding
+    from hamjepa_jax.evaluation import world_model_run
     from hamjepa_jax.evaluation.diagnose import can_diagnose, diagnose
     from hamjepa_jax.evaluation.run import evaluate
 
@@ -239,6 +168,9 @@ def _judge(
     if _MODE.value == "diagnose" or can_diagnose(config):
         diagnose(config, experiment, trained, directory=workdir.evaluation, console=console)
         console.print(f"written: {workdir.evaluation}/diagnostics.json")
+    if world_model_run.can_judge(config, experiment):
+        world_model_run.judge(config, experiment, trained, directory=workdir.evaluation, console=console)
+        console.print(f"written: {workdir.evaluation}/world_model.json and world_model.png")
     if distributed.is_primary():
         _report([workdir.path], console)
 
@@ -283,7 +215,10 @@ def _read_config() -> ConfigDict:
 
 
 def _workdir_path(config: ConfigDict) -> Path:
-    path = _WORKDIR.value or f"runs/{config.name}-{config.variant}-seed{config.train.seed}"
+    return _directory(_WORKDIR.value or f"runs/{config.name}-{config.variant}-seed{config.train.seed}")
+
+
+def _directory(path: str) -> Path:
     if "://" in path:
         raise UserError(
             f"--workdir={path}: must be a directory; mount the bucket, with gcsfuse for gs://, and name the mount point"

@@ -21,6 +21,7 @@ import pytest  # noqa: E402
 from ml_collections import ConfigDict  # noqa: E402
 from PIL import Image  # noqa: E402
 
+from hamjepa_jax.data import pendulum  # noqa: E402
 from hamjepa_jax.objectives import CovarianceFloor  # noqa: E402
 
 REPOSITORY = Path(__file__).parents[1]
@@ -95,6 +96,18 @@ def config_of(name: str, variant: str) -> ConfigDict:
 def digits_config():
     """A function from a variant to the digits config, made small."""
     return lambda variant="hamjepa": config_of("digits", variant)
+
+
+@pytest.fixture(scope="session")
+def film_config():
+    """A function from a variant to the config of the pendulum, made small."""
+    return lambda variant="hamjepa": config_of("pendulum", variant)
+
+
+@pytest.fixture
+def few_films(monkeypatch):
+    """Data sets of 64 training and 64 test films."""
+    monkeypatch.setattr(pendulum, "NUM_IMAGES", {"train": 64, "test": 64})
 
 
 @pytest.fixture(scope="session")

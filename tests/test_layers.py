@@ -15,9 +15,16 @@ FORBIDDEN = {
     **dict.fromkeys(
         ["objectives", "prediction", "regularizers"], ("flax", *FRAMEWORKS[2:], ".models", ".data", ".train")
     ),
+    **dict.fromkeys(
+        ["theory", "physics"],
+        ("flax", *FRAMEWORKS[2:], ".models", ".data", ".sharding", ".objectives", ".train", ".build"),
+    ),
     "experiments": (*FRAMEWORKS, ".main", ".train", ".build", ".models", ".data"),
     **dict.fromkeys(
-        [f"data/{name}" for name in ("sources", "images", "tfds_source", "image_folder", "loading", "pipeline")],
+        [
+            f"data/{name}"
+            for name in ("sources", "images", "pendulum", "tfds_source", "image_folder", "loading", "pipeline")
+        ],
         ("jax", "flax"),
     ),
     "evaluation": (".train",),
@@ -45,11 +52,13 @@ ONLY_IN = {
         "build_monitoring",
         "build_objective",
         "build_views",
+        "command_line",
         "recipes",
         "train",
         "evaluation/diagnose",
         "evaluation/pairs",
         "evaluation/run",
+        "evaluation/world_model_run",
         "main",
         "benchmarks/augment",
         "benchmarks/checkpoint",

@@ -86,6 +86,15 @@ MISTAKES = {
     ),
     "not a flag": (["--config=configs/digits.py", "train"], "train: not a flag"),
     "a report of no run": (["--mode=report", "tests"], "tests: no run here"),
+    "a theory of digits": (["--mode=theory", "--config=configs/digits.py"], "--config: --mode=theory needs none"),
+    "a gallery in a bucket": (
+        ["--mode=physics", "--workdir=gs://bucket"],
+        "--workdir=gs://bucket: must be a directory",
+    ),
+    "classes of a pendulum": (
+        ["--config=configs/pendulum.py", "--config.data.class_list=classes.txt"],
+        "config.data.class_list: pendulum has no classes to choose from",
+    ),
 }
 
 

@@ -5,6 +5,7 @@ import jax
 import pytest
 
 from hamjepa_jax import build
+from hamjepa_jax.errors import UserError
 from hamjepa_jax.recipes import encoders, forms, terms, variants
 from hamjepa_jax.stats.univariate import TESTS
 from hamjepa_jax.workdir import flatten
@@ -77,6 +78,21 @@ def test_every_variant_of_digits_can_be_built(variant):
     params = jax.eval_shape(experiment.initial_state, jax.random.key(0)).params
     assert bool(jax.tree.leaves(params["regularizers"])) == ("learnable" in variant)
     assert experiment.objective.terms[0] == "prediction" or variant == "barlow_twins"
+
+
+@pytest.mark.usefixtures("few_films")
+@pytest.mark.parametrize("name", ["pendulum", "coupled_pendula"])
+def test_variants_of_films_can_be_built(name):
+    for variant in ("hamjepa", *variants.PREDICTORS[1:], "sigreg", "vicreg", "mlp-sigreg", "hamjepa_corrected"):
+        config = config_of(name, variant)
+        config.data.batch_size = 64
+        build.experiment(config)
+    with pytest.raises(ValueError, match="films have one encoder"):
+        config_of(name, "hamjepa_resnet34")
+    config = config_of(name, "hamsigreg_grid")
+    config.data.batch_size = 64
+    with pytest.raises(UserError, match="needs a grid of tokens"):
+        build.experiment(config)
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "tiny_imagenet100", "imagenet100"])

@@ -1,7 +1,7 @@
 """What a worker does: from the numbers of examples to arrays of one shape."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -221,7 +221,7 @@ class LabelledCanvasLoader:
     def __call__(self, step: int, example_ids: np.ndarray) -> tuple[LabelledCanvases, list[Unreadable]]:
         """Reads a block."""
         del step
-        examples, skipped, _ = read_or_skip(self._source, example_ids, self._canvas_size)
+        examples, skipped, _ = read_or_skip(self._source, self._source.read, example_ids, self._canvas_size)
         canvases, sizes = on_canvases(examples, self._canvas_size)
         labels = np.array([example["label"] for example in examples], np.int32)
         return LabelledCanvases(canvases, sizes, labels), skipped
@@ -243,7 +243,7 @@ class EvaluationLoader:
     def __call__(self, step: int, example_ids: np.ndarray) -> tuple[EvaluationBlock, list[Unreadable]]:
         """Reads a block."""
         del step
-        examples, skipped, readable = read_or_skip(self._source, example_ids, self._resize)
+        examples, skipped, readable = read_or_skip(self._source, self._source.still, example_ids, self._resize)
         views = [images.shorter_side_crop(e["image"], size=self._size, resize=self._resize) for e in examples]
         side = min(self._size, MAX_PIXELS_SIZE)
         pixels = [images.resize_to(view, side, side) for view in views]
@@ -252,12 +252,16 @@ class EvaluationLoader:
 
 
 def read_or_skip(
-    source: Source, example_ids: Sequence[int], min_shorter_side: int | None = None
+    source: Source,
+    read: Callable[..., Mapping[str, Any]],
+    example_ids: Sequence[int],
+    min_shorter_side: int | None = None,
 ) -> tuple[list[Mapping[str, Any]], list[Unreadable], list[int]]:
     """Reads examples, without those that cannot be read.
 
     Args:
         source: the images.
+        read: how one is read, `source.read` or `source.still`.
         example_ids: numbers of the examples.
         min_shorter_side: see `images.decode`.
 
@@ -267,7 +271,7 @@ def read_or_skip(
     examples, skipped, readable = [], [], []
     for example_id in example_ids:
         try:
-            examples.append(source.read(int(example_id), min_shorter_side))
+            examples.append(read(int(example_id), min_shorter_side))
             readable.append(int(example_id))
         except UnreadableImage as error:
             skipped.append(Unreadable(source.name_of(int(example_id)), str(error)))

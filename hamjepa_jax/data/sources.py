@@ -63,6 +63,10 @@ class Source(ABC):
             IndexError: if there is no such example.
         """
 
+    def still(self, index: int, min_shorter_side: int | None = None) -> Mapping[str, Any]:
+        """What an evaluation embeds of one example, see `read`: all of it, unless it is a film."""
+        return self.read(index, min_shorter_side)
+
     @abstractmethod
     def name_of(self, index: int) -> str:
         """What to call the example in a message."""
@@ -293,8 +297,8 @@ def open_source(
     """Opens one split of a data set.
 
     Args:
-        name: `digits`; or the name of a TFDS data set, such as `cifar10`, `name/config` or `name:version`; anything
-            where `data_dir` is an image folder.
+        name: `digits`; `pendulum` or `coupled_pendula`, see `pendulum.films`; or the name of a TFDS data set, such as
+            `cifar10`, `name/config` or `name:version`; anything where `data_dir` is an image folder.
         split: name of the split.
         data_dir: an image folder DIR/SPLIT/CLASS/IMAGE, a zip file of one, a TFDS data directory, or the directory of
             one TFDS data set; None: TFDS's default directory.
@@ -306,14 +310,16 @@ def open_source(
     Raises:
         SourceError: naming the argument at fault.
     """
-    # Both modules build on this one.
-    from hamjepa_jax.data import image_folder, tfds_source
+    # These modules build on this one.
+    from hamjepa_jax.data import image_folder, pendulum, tfds_source
 
+    if name in pendulum.PENDULA and class_list is not None:
+        raise SourceError("class_list", f"{name} has no classes to choose from, but sectors of motion; give none")
     names = None if class_list is None else read_class_list(Path(class_list).expanduser())
-    if name == "digits":
+    if name == "digits" or name in pendulum.PENDULA:
         if split not in SPLITS:
-            raise SourceError("split", f"{split!r} is not a split of digits; its splits: {', '.join(SPLITS)}")
-        source = digits(split)
+            raise SourceError("split", f"{split!r} is not a split of {name}; its splits: {', '.join(SPLITS)}")
+        source = digits(split) if name == "digits" else pendulum.films(name, split)
     else:
         root = tfds_source.default_directory() if data_dir is None else Path(data_dir).expanduser()
         if data_dir is None and not root.exists():

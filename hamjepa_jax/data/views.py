@@ -64,17 +64,28 @@ class CroppedView(NamedTuple):
     appearance: Appearance
 
 
+class FilmedView(NamedTuple):
+    """The parameters of a view of a film, which is one of its images.
+
+    Attributes:
+        number: number of the image.
+    """
+
+    number: jax.Array
+
+
 class ViewGroup(NamedTuple):
     """Views of one kind and resolution.
 
     Attributes:
         num_views: how many of an example.
-        draw: `draw(key, image_size) -> parameters`, image_size int32 (2,), rows and columns of the image.
+        draw: `draw(key, image_size, view_number) -> parameters`, image_size int32 (2,), rows and columns of the image;
+            views are numbered within the group.
         render: `render(image, parameters) -> view`, from a uint8 image (H, W, C) to a float one (H', W', C) in [0, 1].
     """
 
     num_views: int
-    draw: Callable[[chex.PRNGKey, jax.Array], Any]
+    draw: Callable[[chex.PRNGKey, jax.Array, jax.Array], Any]
     render: Callable[[jax.Array, Any], jax.Array]
 
 
@@ -95,12 +106,18 @@ def draw_views(
     first, parameters = 0, []
     for group in groups:
 
-        def draw(view_number: jax.Array, image_size: jax.Array, example_id: jax.Array, group: ViewGroup = group) -> Any:
-            view_key = jax.random.fold_in(jax.random.fold_in(key, view_number), example_id)
-            return group.draw(view_key, image_size)
+        def draw(
+            view_number: jax.Array,
+            image_size: jax.Array,
+            example_id: jax.Array,
+            group: ViewGroup = group,
+            first: int = first,
+        ) -> Any:
+            view_key = jax.random.fold_in(jax.random.fold_in(key, first + view_number), example_id)
+            return group.draw(view_key, image_size, view_number)
 
         over_examples = jax.vmap(draw, in_axes=(None, 0, 0))
-        view_numbers = first + jnp.arange(group.num_views, dtype=jnp.int32)
+        view_numbers = jnp.arange(group.num_views, dtype=jnp.int32)
         parameters.append(
             jax.vmap(over_examples, in_axes=(0, None, None))(view_numbers, image_sizes_Bx2, example_ids_B)
         )
@@ -138,6 +155,21 @@ def render_views(
     if shared:
         return jax.lax.map(lambda view_parameters: over_examples(images, view_parameters), parameters)
     return jax.lax.map(lambda view: over_examples(*view), (images, parameters))
+
+
+def render_film(film: chex.Array, parameters: FilmedView, *, size: int) -> jax.Array:
+    """Cuts one image out of a film.
+
+    Args:
+        film: images side by side, (H, W, C).
+        parameters: which of them.
+        size: height and width of an image.
+
+    Returns:
+        The image (size, size, C), in the dtype of the film.
+    """
+    start = (0, parameters.number * size, 0)
+    return jax.lax.dynamic_slice(film, start, (size, size, film.shape[-1]))
 
 
 def draw_crop(

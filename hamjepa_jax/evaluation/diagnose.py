@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hamjepa_jax import build_objective, distributed
-from hamjepa_jax.atomic_files import write_json
+from hamjepa_jax.atomic_files import plain, write_json
 from hamjepa_jax.build import Experiment
 from hamjepa_jax.errors import UserError, require
 from hamjepa_jax.evaluation.diagnostics import NUM_APPLICATIONS, Flow, Trained, diagnostics
@@ -81,7 +81,7 @@ def _has_cpu() -> bool:
 def _diagnose(
     config: ConfigDict, experiment: Experiment, state: TrainState, directory: Path, console: Console
 ) -> dict[str, Any]:
-    trained = _trained(config, experiment, state)
+    trained = trained_predictor(config, experiment, state)
     with console.status("diagnosing the predictor"):
         ((z0, z1),) = held_out_views(config, experiment, [state], console)
         measured = diagnostics(
@@ -110,13 +110,23 @@ def _diagnose(
         "num_examples": len(z0),
         "data": "test",
     }
-    result = _plain(about | measured)
+    result = plain(about | measured)
     write_json(directory / "diagnostics.json", result)
     print_table(result, console)
     return result
 
 
-def _trained(config: ConfigDict, experiment: Experiment, state: TrainState) -> Trained:
+def trained_predictor(config: ConfigDict, experiment: Experiment, state: TrainState) -> Trained:
+    """The predictor of a run, and what is known of it.
+
+    Args:
+        config: the whole config.
+        experiment: what `build.experiment` made of it.
+        state: the trained state.
+
+    Returns:
+        The predictor with its parameters.
+    """
     settings, flow = config.predictor, None
     if settings.name == build_objective.FLOW:
         flow = Flow(build_objective.energy(settings), settings.step_size, settings.num_steps, settings.scheme)
@@ -133,17 +143,6 @@ def _residual_scale(config: ConfigDict, experiment: Experiment, step: int) -> fl
     """That of the last step made."""
     epoch = max(step - 1, 0) // experiment.steps_per_epoch + 1
     return config.predictor.residual_scale * min(1.0, epoch / max(config.predictor.residual_ramp_epochs, 1))
-
-
-def _plain(value: Any) -> Any:
-    """The same as plain JSON values; None for a number that is not finite."""
-    if isinstance(value, Mapping):
-        return {name: _plain(part) for name, part in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(part) for part in value]
-    if isinstance(value, (np.ndarray, np.generic)):
-        return _plain(value.tolist())
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_table(result: Mapping[str, Any], console: Console) -> None:

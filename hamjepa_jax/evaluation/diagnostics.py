@@ -193,11 +193,19 @@ def rollouts(trained: Trained, z_NxD: np.ndarray) -> dict[str, Any]:
     with in_float64():
         found = jax.device_get(run(*_widened((trained.params, z_NxD))))
     applications = np.arange(0, NUM_APPLICATIONS + 1, OBSERVED_EVERY)
-    bands = {name: _band(values) for name, values in found.items()}
+    bands = {name: band(values) for name, values in found.items()}
     return {"applications": applications, "energy": None, "modified_energy": None} | bands
 
 
-def _band(x_AxN: np.ndarray) -> dict[str, np.ndarray]:
+def band(x_AxN: np.ndarray) -> dict[str, np.ndarray]:
+    """Median and quartiles over N states.
+
+    Args:
+        x_AxN: values; what is not a number counts as infinite.
+
+    Returns:
+        {"median", "lower", "upper"}, each (A,).
+    """
     # What has overflowed is infinite from then on; an interpolated quantile would not be a number beside it.
     x_AxN = np.where(np.isnan(x_AxN), np.inf, x_AxN)
     lower, median, upper = np.quantile(x_AxN, (0.25, 0.5, 0.75), axis=1, method="nearest")

@@ -183,7 +183,9 @@ def test_views_of_all_groups_are_counted_through():
     @partial(jit, static_argnums=0)
     def keys_of_views(counts):
         """The key that each view of each example is drawn from, where the groups have these numbers of views."""
-        groups = tuple(ViewGroup(count, lambda key, image_size: jax.random.key_data(key), None) for count in counts)
+        groups = tuple(
+            ViewGroup(count, lambda key, image_size, view_number: jax.random.key_data(key), None) for count in counts
+        )
         return views.draw_views(KEY, sizes, ids, groups)
 
     (whole,) = keys_of_views((4,))

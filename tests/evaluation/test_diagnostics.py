@@ -147,7 +147,7 @@ def test_norms_over_a_rollout_are_known_for_a_scaling_and_may_overflow():
 
 def test_what_overflows_in_a_few_states_leaves_the_other_quartiles():
     x = np.array([[1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 2.0, 3.0, np.inf, np.nan]])
-    band = diagnostics._band(x)
+    band = diagnostics.band(x)
     np.testing.assert_array_equal(band["median"], [3.0, 3.0])
     np.testing.assert_array_equal(band["lower"], [2.0, 2.0])
     assert band["upper"][0] == 4.0
