@@ -27,7 +27,7 @@ def draw_energy_maps(maps: Mapping[str, Mapping[str, StartMaps]], path: Path, *,
     Raises:
         StorageError: if it cannot be written.
     """
-    title = f"Where {num_steps:,} steps lose the energy: everywhere by Euler, somewhere by the learned step"
+    title = f"{num_steps:,} steps: explicit Euler loses the energy everywhere, the learned step in places"
     energy = {name: {step: one.energy for step, one in of_system.items()} for name, of_system in maps.items()}
     _draw(energy, path, title=title, limits=(-4, 1), label="log₁₀ of the largest |H − H₀| / |H₀|")
 

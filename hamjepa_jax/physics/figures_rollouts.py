@@ -59,7 +59,7 @@ def draw_energy_errors(summaries: Summaries, path: Path, *, every: int) -> None:
         StorageError: if it cannot be written.
     """
     with picture(path, rows=2, columns=2, size=(13, 9)) as (figure, axes):
-        figure.suptitle("Symplectic steps keep the energy within a band; Euler and the learned step do not")
+        figure.suptitle("Symplectic steps keep the energy within a band; explicit Euler and the learned step do not")
         for panel, (name, of_system) in zip(axes.flat, summaries.items(), strict=True):
             for step in STEPS:
                 error = of_system[step]["energy_error"]

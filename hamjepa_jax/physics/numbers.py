@@ -63,11 +63,11 @@ def table(summaries: Mapping[str, Mapping[str, Any]]) -> Table:
     Returns:
         A table to print.
     """
-    made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", title_justify="left", title_style="italic")
-    made.title = "what a step keeps (∞: the states left all bounds)"
+    made = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", title_justify="left", title_style="italic")
+    made.title = "What a step keeps: errors of energy, of area, of JᵀΩJ = Ω, and of the way back"
     made.add_column("system", no_wrap=True)
     made.add_column("step", no_wrap=True)
-    for column in ("energy error", "area change", "defect", "reversal"):
+    for column in ("energy", "area", "defect", "reversal"):
         made.add_column(column, justify="right", no_wrap=True)
     for name, of_system in summaries.items():
         for step in STEPS:

@@ -99,10 +99,11 @@ def run(directory: Path, console: Console, settings: Settings = Settings()) -> N
         }
         files.append(_write_numbers(directory, settings, summaries, errors, time.perf_counter() - start))
     console.print(numbers.table(summaries))
+    console.print("∞: states left all bounds")
     shares = ", ".join(f"{SYSTEMS[name].title} {100 * one['relative_error']:.2f} %" for name, one in errors.items())
     console.print(f"error of a learned step, relative to the step: {shares}")
     for file in files:
-        console.print(f"wrote {file}", soft_wrap=True)
+        console.print(f"written: {file}", soft_wrap=True)
 
 
 def _carried(key: jax.Array, settings: Settings) -> dict[str, rollouts.Carried]:

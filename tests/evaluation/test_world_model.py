@@ -96,6 +96,11 @@ def test_a_quantity_that_is_folded_can_be_read_but_does_not_give_the_state_back(
     assert found["angle_from_q"] < 0.1
 
 
+def test_maps_are_fitted_to_training_films_and_judged_by_test_films():
+    noise = films(lambda states: np.random.default_rng(0).normal(size=states.shape))
+    assert world_model.readings(noise, films(seed=1))["angle_from_q"] < 0.1
+
+
 @pytest.mark.parametrize("start", [-0.3, 0.2])
 def test_mean_periods_of_sines(start):
     time = 0.8 * np.arange(500)
@@ -116,6 +121,16 @@ def test_the_true_flow_keeps_energy_period_and_angle():
     assert found["period_error"] < 1e-3
     assert found["still_swinging"] == 1.0
     np.testing.assert_allclose(found["period"]["found"], found["period"]["true"], rtol=5e-3)
+
+
+def test_the_drift_of_the_energy_is_in_standard_deviations():
+    shrink = predictors.Predictor(None, lambda params, z, direction=1, residual_scale=1.0: 0.9 * z)
+    found = long_runs(trained()._replace(predictor=shrink))
+    states = films(seed=1, count=64).states
+    energies_then, energies_now = pendulum.energies(0.9 * states[:16]), pendulum.energies(states)
+    drift = np.quantile(np.abs(energies_then - energies_now[:16]), 0.5, method="nearest") / energies_now.std()
+    assert found["learned_energy_drift"]["median"][1] == pytest.approx(drift, rel=1e-3)
+    assert found["energy_error"]["median"][1] == pytest.approx(drift, rel=0.2)
 
 
 def test_a_flow_of_another_frequency_has_the_wrong_period_and_angle():
@@ -157,6 +172,18 @@ def test_a_run_is_judged_written_and_shown(film_config, tmp_path, variant):
     assert Image.open(tmp_path / "world_model.png").size == (1920, 1140)
     assert f"{variant}, step 0, seed 42: world model of pendulum" in shown.getvalue()
     assert f"{written['readings']['angle_from_q']:.3f}" in shown.getvalue()
+
+
+@pytest.mark.usefixtures("few_films")
+def test_films_are_embedded_at_their_first_view(film_config):
+    experiment = build.experiment(film_config())
+    state = experiment.initial_state(jax.random.key(0))
+    source = experiment.test_source
+    found = world_model_run._embed(experiment, state, source)
+    np.testing.assert_array_equal(found.states, source.states[:, 0])
+    variables = {"params": state.params["encoder"], "batch_stats": state.batch_stats}
+    first = experiment.preprocess(jnp.asarray(source.images[:, :, : pendulum.IMAGE_SIZE]))
+    np.testing.assert_allclose(found.z, experiment.encoder.apply(variables, first, train=False), atol=1e-5)
 
 
 def test_only_states_of_films_are_judged(digits_config, film_config, monkeypatch):
