@@ -14,7 +14,7 @@ MISTAKES = [
     ("data.batch_size", 5000, "must be between 2 and the 1347 training images, got 5000"),
     ("data.num_global_views", 1, "must be at least 2, got 1"),
     ("data.mean", (), "must be positive numbers"),
-    ("data.augmentation.name", "flip", "'flip' is unknown; known: digit, multi_crop"),
+    ("data.augmentation.name", "flip", "'flip' is unknown; known: digit, film, multi_crop"),
     ("model.stem", "big", "'big' is unknown; known: cifar, imagenet"),
     ("model.depths", (1, 1, 1), "must have one number of blocks for each of the 2 widths"),
     ("model.token_layer", 3, "must be a stage between 1 and 2, got 3"),

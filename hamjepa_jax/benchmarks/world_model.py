@@ -21,6 +21,7 @@ from rich.progress import track
 from hamjepa_jax import plotting
 from hamjepa_jax.benchmarks import command_line
 from hamjepa_jax.data.pendulum import PENDULA
+from hamjepa_jax.evaluation.world_model import OBSERVED_EVERY
 
 VARIANTS = ("hamjepa", "mlp")
 COLORS = {"hamjepa": plotting.BLUE, "mlp": plotting.VERMILION}
@@ -31,7 +32,8 @@ def _reading(name: str) -> Callable[[Mapping[str, Any]], float]:
 
 
 def _after(name: str, application: int) -> Callable[[Mapping[str, Any]], float | None]:
-    return lambda found: found["long_runs"][name] and found["long_runs"][name]["median"][application]
+    number = application // OBSERVED_EVERY
+    return lambda found: found["long_runs"][name] and found["long_runs"][name]["median"][number]
 
 
 # Row of the table → the number, of what world_model.json holds; None where there is none.

@@ -72,7 +72,7 @@ def _judge(config: ConfigDict, experiment: Experiment, state: TrainState, direct
             "long_runs": world_model.long_runs(trained, z_TxRxD, train, test),
         }
         world_model_picture.draw(found, test, z_TxRxD, directory / "world_model.png")
-        write_json(directory / "world_model.json", plain(found))
+        write_json(directory / "world_model.json", plain(found, digits=6))
     print_table(plain(found), console)
 
 
@@ -102,7 +102,8 @@ def print_table(found: Mapping[str, Any], console: Console) -> None:
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     read, runs = found["readings"], found["long_runs"]
-    shown = [n for n in SHOWN_APPLICATIONS if n < len(runs["time"])]
+    every = world_model.OBSERVED_EVERY
+    shown = [n for n in SHOWN_APPLICATIONS if n // every < len(runs["time"])]
     for name, key, crossed in (
         ("angle from q, R²", "angle_from_q", "angle_from_p"),
         ("velocity from p, R²", "velocity_from_p", "velocity_from_q"),
@@ -117,7 +118,7 @@ def print_table(found: Mapping[str, Any], console: Console) -> None:
         ("error of the angle", "angle_error", "rad"),
     ):
         if runs[key] is not None:
-            *before, last = (_shown(runs[key]["median"][n]) for n in shown)
+            *before, last = (_shown(runs[key]["median"][n // every]) for n in shown)
             table.add_row(name, f"{last} {unit}", f"before: {', '.join(before)}")
     table.add_row("error of the period", _shown(runs["period_error"], percent=True), "")
     table.add_row("still swinging", _shown(runs["still_swinging"], percent=True), "in the last tenth")

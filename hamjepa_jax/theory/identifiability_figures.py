@@ -1,5 +1,6 @@
 """How learned couplings are shown: excess risk against the number of pairs, recovered matrices, and a table."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,9 @@ LINES = {
     "Hamiltonian flow": (GREEN, "D"),
 }
 LEVELS = {"identity": PURPLE, "flow with H = I": SKY}
-TABLE = {"sigreg": ("SIGReg", 1.0), "coupling_error": ("coupling, %", 100.0)}
+TABLE = {"sigreg": ("SIGReg", 1.0), "coupling_error": ("coupling", 100.0)}
+# Deviations below this part of the mean are left out of the table.
+NEGLIGIBLE = 1e-3
 
 
 def draw_all(results: Results, directory: Path) -> list[Path]:
@@ -144,7 +147,7 @@ def print_table(results: Results, console: Console) -> None:
     console.print(
         "n pairs: risk beyond the best predictor's, over the irreducible risk; that of the exact flow is "
         f"{(1 - results['rho']) / (1 + results['rho']):.3f}\n"
-        f"SIGReg of the predictions, and the relative error of the coupling: with n={pairs[-1]}"
+        f"SIGReg of the predictions, and the error of the coupling in %: with n={pairs[-1]}"
     )
 
 
@@ -155,8 +158,12 @@ def _over_seeds(results: Results, name: str, measure: str) -> tuple[np.ndarray, 
 
 
 def _cell(results: Results, name: str, measure: str, column: int, factor: float = 1.0) -> str:
-    mean, std = _over_seeds(results, name, measure)
-    return f"{factor * mean[column]:.3g} ± {factor * std[column]:.1g}"
+    """Mean ± standard deviation, both to the deviation's first digit."""
+    mean, std = (factor * values[column] for values in _over_seeds(results, name, measure))
+    if std <= NEGLIGIBLE * abs(mean):
+        return f"{mean:.3g}"
+    decimals = max(0, -math.floor(math.log10(std)))
+    return f"{mean:.{decimals}f} ± {std:.{decimals}f}"
 
 
 def _name_lines(axes: Any, x: float, ends: Mapping[str, tuple[float, str]], apart: float = 0.16) -> None:

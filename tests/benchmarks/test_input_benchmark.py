@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from hamjepa_jax import main as command
+from hamjepa_jax import command_line as command
 from hamjepa_jax.benchmarks import input as benchmark
 from hamjepa_jax.data.images import decode
 

@@ -112,8 +112,8 @@ def test_mean_periods_of_sines(start):
 
 def test_the_true_flow_keeps_energy_period_and_angle():
     found = long_runs(trained())
-    assert len(found["time"]) == 101
-    assert found["time"][1] == pendulum.VIEW_GAP
+    assert len(found["time"]) == 11
+    assert found["time"][1] == pytest.approx(10 * pendulum.VIEW_GAP)
     assert found["learned_energy_drift"]["median"][-1] < 1e-3
     assert found["energy_rank_correlation"] > 0.9999
     assert found["energy_error"]["median"][-1] < 0.02
@@ -124,10 +124,10 @@ def test_the_true_flow_keeps_energy_period_and_angle():
 
 
 def test_the_drift_of_the_energy_is_in_standard_deviations():
-    shrink = predictors.Predictor(None, lambda params, z, direction=1, residual_scale=1.0: 0.9 * z)
+    shrink = predictors.Predictor(None, lambda params, z, direction=1, residual_scale=1.0: 0.99 * z)
     found = long_runs(trained()._replace(predictor=shrink))
     states = films(seed=1, count=64).states
-    energies_then, energies_now = pendulum.energies(0.9 * states[:16]), pendulum.energies(states)
+    energies_then, energies_now = pendulum.energies(0.99**10 * states[:16]), pendulum.energies(states)
     drift = np.quantile(np.abs(energies_then - energies_now[:16]), 0.5, method="nearest") / energies_now.std()
     assert found["learned_energy_drift"]["median"][1] == pytest.approx(drift, rel=1e-3)
     assert found["energy_error"]["median"][1] == pytest.approx(drift, rel=0.2)
@@ -168,7 +168,7 @@ def test_a_run_is_judged_written_and_shown(film_config, tmp_path, variant):
     written = json.loads((tmp_path / "world_model.json").read_text())
     assert (written["variant"], written["data"], written["num_starts"]) == (variant, "pendulum", 16)
     assert (written["long_runs"]["learned_energy_drift"] is None) == (variant == "mlp")
-    assert len(written["long_runs"]["angle_error"]["median"]) == 101
+    assert len(written["long_runs"]["angle_error"]["median"]) == 11
     assert Image.open(tmp_path / "world_model.png").size == (1920, 1140)
     assert f"{variant}, step 0, seed 42: world model of pendulum" in shown.getvalue()
     assert f"{written['readings']['angle_from_q']:.3f}" in shown.getvalue()
