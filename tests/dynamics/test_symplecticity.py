@@ -88,7 +88,7 @@ def assert_moved_but_for(found, names):
         assert abs(found[name]) < TOLERANCE, name
 
 
-@hypothesis.settings(max_examples=14)
+@hypothesis.settings(max_examples=12)
 @hypothesis.given(
     scheme=st.sampled_from(SYMPLECTIC), sizes=st.fixed_dictionaries(sizes), several_numbers=several_numbers(0.4)
 )
@@ -101,7 +101,7 @@ def test_a_separable_flow_is_symplectic_keeps_volume_and_is_reversible(scheme, s
         assert_moved_but_for(found, zero)
 
 
-@hypothesis.settings(max_examples=6)
+@hypothesis.settings(max_examples=5)
 @hypothesis.given(sizes=st.fixed_dictionaries(sizes), several_numbers=several_numbers(0.2))
 def test_implicit_midpoint_is_symplectic_for_a_coupled_energy_too(sizes, several_numbers):
     # It is not reversible by p → −p: a coupled energy changes with the sign of p.
@@ -155,8 +155,10 @@ def drift(*, scheme, step_size, num_steps, modified=False):
     ],
 )
 def test_order_at_which_the_energy_is_conserved(scheme, modified, order):
+    # Over the time 1.5; more steps are made of the larger sizes, so that one compilation serves all.
     steps = np.array([10, 20, 40, 80])
-    errors = [np.abs(drift(scheme=scheme, step_size=1.5 / n, num_steps=int(n), modified=modified)).max() for n in steps]
+    drifts = [drift(scheme=scheme, step_size=1.5 / n, num_steps=80, modified=modified)[:n] for n in steps]
+    errors = [np.max(np.abs(over_time)) for over_time in drifts]
     slope = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
     assert slope == pytest.approx(order, abs=0.2)
 
