@@ -31,6 +31,10 @@ class LostProcessError(Exception):
     """The other processes of the run are not there."""
 
 
+class DisprovedError(Exception):
+    """Statements of the theory that do not hold in numbers, and which."""
+
+
 class Interrupted(Exception):
     """The run was asked to stop, and its state is saved.
 

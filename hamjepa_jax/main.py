@@ -14,9 +14,10 @@ MPI and on TPU pods they find out by themselves; launch/ has a script for each.
 
     python -m hamjepa_jax.main --config=... --coordinator_address=HOST:PORT --num_processes=2 --process_id=0
 
-Exit codes: 0 success, 1 values that are not finite, 2 a mistake in the command or the config, 3 a checkpoint, a log or
-a result cannot be written, 4 another process was lost or never came, 130 stopped by Ctrl-C, 143 by SIGTERM or a
-preemption notice. A run that ended early goes on where it was when the same command is given again.
+Exit codes: 0 success, 1 values that are not finite or a statement of the theory that does not hold, 2 a mistake in the
+command or the config, 3 a checkpoint, a log or a result cannot be written, 4 another process was lost or never came,
+130 stopped by Ctrl-C, 143 by SIGTERM or a preemption notice. A run that ended early goes on where it was when the same
+command is given again.
 """
 
 import json
@@ -34,7 +35,7 @@ from ml_collections import ConfigDict, config_flags
 from rich.console import Console
 
 from hamjepa_jax.command_line import parse_flags
-from hamjepa_jax.errors import Interrupted, LostProcessError, NonFiniteError, StorageError, UserError
+from hamjepa_jax.errors import DisprovedError, Interrupted, LostProcessError, NonFiniteError, StorageError, UserError
 
 if TYPE_CHECKING:
     from hamjepa_jax.build import Experiment
@@ -272,6 +273,8 @@ def explain(error: BaseException, command: str) -> int:
         line, exit_code = f"error: {error}", 2
     elif isinstance(error, NonFiniteError):
         line, exit_code = f"error: {error}; the last good state is saved; lower config.optimizer.learning_rate", 1
+    elif isinstance(error, DisprovedError):
+        line, exit_code = f"error: {error}", 1
     elif isinstance(error, StorageError):
         line, exit_code = f"error: {error}", 3
     elif isinstance(error, Interrupted):

@@ -58,9 +58,12 @@ class SmoothMap:
         self._ridge = Ridge(RIDGE_PENALTY).fit(self._products(x), y)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """Values (..., m) at x (..., n); outside of what it was fitted to, those at the border."""
-        rows = np.clip(np.nan_to_num(x.reshape(-1, x.shape[-1])), self._low, self._high)
-        return self._ridge.predict(self._products(rows)).reshape(*x.shape[:-1], -1)
+        """Values (..., m) at x (..., n); those at the border outside of what it was fitted to, NaN where x is lost."""
+        rows = x.reshape(-1, x.shape[-1])
+        known = np.isfinite(rows).all(axis=1)
+        inside = np.clip(np.where(known[:, None], rows, self._low), self._low, self._high)
+        values = self._ridge.predict(self._products(inside)).reshape(len(rows), -1)
+        return np.where(known[:, None], values, np.nan).reshape(*x.shape[:-1], -1)
 
     def _products(self, rows: np.ndarray) -> np.ndarray:
         product = np.ones((len(rows), 1))

@@ -23,6 +23,7 @@ def run(directory: Path, console: Console, *, seed: int = 0, num_seeds: int = NU
 
     Raises:
         StorageError: if something cannot be written.
+        DisprovedError: if a statement does not hold, when everything is written.
     """
     with console.status("checking the statements") as status:
         with jax.enable_x64(True):
@@ -43,3 +44,4 @@ def run(directory: Path, console: Console, *, seed: int = 0, num_seeds: int = NU
     identifiability_figures.print_table(learned, console)
     for path in (*files, directory / "theory.json"):
         console.print(f"written: {path}")
+    statements.require_all(checked)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from threadpoolctl import threadpool_limits
 
+from hamjepa_jax.errors import DisprovedError
 from hamjepa_jax.stats.positive_definite import require_within
 from hamjepa_jax.theory import checks
 from hamjepa_jax.theory.examples import Example, draw_example
@@ -257,9 +258,18 @@ def _check(claim: Claim, examples: Sequence[Example]) -> Statement:
     return Statement(claim.statement, claim.closed_form, claim.numerical_check, largest, TOLERANCE)
 
 
-def all_hold(statements: Sequence[Statement]) -> bool:
-    """Whether every deviation is within its tolerance."""
-    return all(statement.holds for statement in statements)
+def require_all(statements: Sequence[Statement]) -> None:
+    """Makes sure that every deviation is within its tolerance.
+
+    Args:
+        statements: what `check_statements` returns.
+
+    Raises:
+        DisprovedError: naming those that do not hold.
+    """
+    wrong = [statement.statement for statement in statements if not statement.holds]
+    if wrong:
+        raise DisprovedError(f"{len(wrong)} of {len(statements)} statements do not hold: {'; '.join(wrong)}")
 
 
 def print_table(statements: Sequence[Statement], console: Console) -> None:

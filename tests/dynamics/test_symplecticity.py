@@ -88,7 +88,7 @@ def assert_moved_but_for(found, names):
         assert abs(found[name]) < TOLERANCE, name
 
 
-@hypothesis.settings(max_examples=12)
+@hypothesis.settings(max_examples=14)
 @hypothesis.given(
     scheme=st.sampled_from(SYMPLECTIC), sizes=st.fixed_dictionaries(sizes), several_numbers=several_numbers(0.4)
 )
@@ -101,7 +101,7 @@ def test_a_separable_flow_is_symplectic_keeps_volume_and_is_reversible(scheme, s
         assert_moved_but_for(found, zero)
 
 
-@hypothesis.settings(max_examples=5)
+@hypothesis.settings(max_examples=6)
 @hypothesis.given(sizes=st.fixed_dictionaries(sizes), several_numbers=several_numbers(0.2))
 def test_implicit_midpoint_is_symplectic_for_a_coupled_energy_too(sizes, several_numbers):
     # It is not reversible by p → −p: a coupled energy changes with the sign of p.

@@ -55,7 +55,8 @@ def test_a_smooth_map_is_found_and_ends_at_its_border():
     expected = np.stack([np.sin(inside[..., 0]) * inside[..., 1], inside[..., 0] ** 2], axis=-1)
     np.testing.assert_allclose(found(inside), expected, atol=0.02)
     np.testing.assert_allclose(found(np.array([[9.0, 0.0]])), found(np.array([[x[:, 0].max(), 0.0]])))
-    assert np.isfinite(found(np.array([[np.nan, np.inf]]))).all()
+    lost = np.array([[np.nan, 0.0], [0.0, np.inf], [0.5, 0.5]])
+    assert np.isnan(found(lost)).all(axis=1).tolist() == [True, True, False]
 
 
 def test_explained_variance_by_hand():
@@ -151,7 +152,12 @@ def test_a_map_that_contracts_or_stands_still_or_explodes_does_not_swing():
         assert np.isinf(found["period_error"])
     assert found["energy_error"]["median"][-1] > 0.3
     explode = predictors.Predictor(None, lambda params, z, direction=1, residual_scale=1.0: jnp.square(9 * z) - 9)
-    assert np.isfinite(long_runs(trained(explode, {}))["energy_error"]["median"]).all()
+    found = long_runs(trained(explode, {}))
+    for error in ("energy_error", "angle_error"):
+        assert found[error]["median"][0] < 0.1
+        assert np.isinf(found[error]["median"][-1])
+    assert found["still_swinging"] == 0.0
+    assert np.isinf(found["period_error"])
 
 
 @pytest.mark.usefixtures("few_films")

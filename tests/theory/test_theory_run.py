@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from hamjepa_jax import main
+from hamjepa_jax.errors import DisprovedError
 from hamjepa_jax.theory import identifiability, run, statements
 
 PICTURES = ("price_of_isotropy", "worst_geometry", "entropy_gap", "coupling_risk")
@@ -33,3 +35,17 @@ def test_the_theory_is_written_whole(tmp_path, monkeypatch):
     assert f"{len(statements.CLAIMS)} of {len(statements.CLAIMS)} statements hold" in shown.getvalue()
     assert f"written: {tmp_path}/theory.json" in shown.getvalue()
     assert not jax.config.jax_enable_x64
+
+
+def test_a_statement_that_does_not_hold_is_an_error_when_everything_is_written(tmp_path, monkeypatch, capsys):
+    wrong = statements.Statement("all is one", "1 = 1", "1 = 2", 1.0, 1e-8)
+    monkeypatch.setattr(run.statements, "check_statements", lambda seed: [wrong])
+    monkeypatch.setattr(run.identifiability, "learn_couplings", lambda seeds: {})
+    monkeypatch.setattr(run.identifiability_figures, "print_table", lambda learned, console: None)
+    for figures in (run.figures, run.identifiability_figures):
+        monkeypatch.setattr(figures, "draw_all", lambda *arguments, **options: [])
+    with pytest.raises(DisprovedError, match="1 of 1 statements do not hold: all is one") as error:
+        run.run(tmp_path, Console(file=io.StringIO()))
+    assert json.loads((tmp_path / "theory.json").read_text())["statements"][0]["holds"] is False
+    assert main.explain(error.value, "theory") == 1
+    assert capsys.readouterr().err == f"error: {error.value}\n"
