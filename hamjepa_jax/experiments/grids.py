@@ -45,6 +45,10 @@ GRIDS = {
         tuple(_of(variant, "train", epochs=n) for n in (30, 80) for variant in ("sigreg", "hamjepa", "mlp")),
         reference="sigreg_epochs=30",
     ),
+    "scaled_down_table": Grid(
+        tuple(Cell(variant, variant) for variant in ("sigreg", "hamjepa", "mlp", "identity")),
+        reference="sigreg",
+    ),
     "predictor_x_regulariser": Grid(
         tuple(Cell(variant, variant) for r in REGULARISERS for p in PREDICTORS for variant in (f"{p}-{r}",)),
         reference="hamiltonian_flow-floors",
