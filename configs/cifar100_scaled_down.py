@@ -3,7 +3,8 @@
     python -m hamjepa_jax.main --config=configs/cifar100_scaled_down.py --config.data.data_dir=DIR
     python -m hamjepa_jax.main --config=configs/cifar100_scaled_down.py:sigreg --config.data.data_dir=DIR
 
-The first 10,000 training images, in the order of the prepared data set. What is scaled down, and why: hamjepa_jax/recipes/scaled_down.py.
+The first 10,000 training images, in the order of the prepared data set. What is scaled down, and why:
+hamjepa_jax/recipes/scaled_down.py.
 """
 
 import runpy

@@ -1,4 +1,4 @@
-"""Tiny-ImageNet-100 by the paper's protocol (configs/tiny_imagenet100.py), scaled down to a quarter of an hour on one CPU core.
+"""Tiny-ImageNet-100 by the protocol of configs/tiny_imagenet100.py, scaled down to a quarter of an hour on a CPU core.
 
     python -m hamjepa_jax.main --config=configs/tiny_imagenet100_scaled_down.py --config.data.data_dir=DIR_OR_ZIP
     python -m hamjepa_jax.main --config=configs/tiny_imagenet100_scaled_down.py:sigreg --config.data.data_dir=DIR_OR_ZIP

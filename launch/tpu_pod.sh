@@ -12,7 +12,7 @@
 #
 #   create  makes the TPU and waits for it
 #   setup   copies this directory to all machines, installs it there, and mounts what they share at $MOUNT
-#   run     starts the run on all machines and returns; what follows -- is for hamjepa_jax.main
+#   run     starts the run on all machines and returns; what follows -- is for hamjepa_jax.main, or $MODULE
 #   tail    shows what the first machine prints; Ctrl-C ends only the showing
 #   resume  after a preemption deletes what is left, then create, setup and run; otherwise only run
 #   stop    lets the run save and end, and waits for it
@@ -31,6 +31,7 @@
 #   QUEUED=1          asks for a queued resource, and so waits until there is one
 #   BUCKET            a Cloud Storage bucket with hierarchical namespace, to mount with gcsfuse, or
 #   FILESTORE         HOST:/SHARE of a Filestore, to mount by NFS
+#   MODULE            what is run, such as hamjepa_jax.experiments; hamjepa_jax.main by default
 #   MOUNT             where; /mnt/hamjepa by default. The workdir must be below it.
 
 # It may be used on a Mac, whose bash is 3.2.
@@ -38,7 +39,7 @@ set -euo pipefail
 
 name=${NAME:-hamjepa} accelerator_type=${ACCELERATOR_TYPE:-v5litepod-16}
 runtime_version=${RUNTIME_VERSION:-v2-alpha-tpuv5-lite} mount=${MOUNT:-/mnt/hamjepa}
-poll_seconds=${POLL_SECONDS:-30}
+poll_seconds=${POLL_SECONDS:-30} module=${MODULE:-hamjepa_jax.main}
 
 mistake() {
   printf 'error: %s; see launch/tpu_pod.sh --help\n' "$1" >&2
@@ -163,10 +164,10 @@ sudo chown "$(id -u)" "$1"' mount "$mount" "$FILESTORE"
 
 # The number of the process is kept for `stop`; a machine that was started again may have given it to something else.
 # shellcheck disable=SC2016
-is_running='pid=$(cat run.pid 2>/dev/null) && grep -qs hamjepa_jax.main "/proc/$pid/cmdline"'
+is_running='pid=$(cat run.pid 2>/dev/null) && grep -qs "hamjepa_jax\." "/proc/$pid/cmdline"'
 
 run() {
-  (($#)) || mistake "no arguments for hamjepa_jax.main after --"
+  (($#)) || mistake "no arguments for $module after --"
   # What is started outlives the connection. It is the process itself, not the shell around it, that `stop` signals.
   # shellcheck disable=SC2016
   on_all_machines "cd hamjepa_jax || exit
@@ -175,7 +176,7 @@ if $is_running; then
   exit 1
 fi"'
 nohup bash -c '\''(echo "$BASHPID" >run.pid && exec "$@"); echo "exit code $?"'\'' run \
-  .venv/bin/python -m hamjepa_jax.main "$@" >>run.log 2>&1 </dev/null &' run "$@"
+  .venv/bin/python -m "$@" >>run.log 2>&1 </dev/null &' run "$module" "$@"
 }
 
 stop() {
@@ -207,7 +208,7 @@ delete() {
 }
 
 resume() {
-  (($#)) || mistake "no arguments for hamjepa_jax.main after --"
+  (($#)) || mistake "no arguments for $module after --"
   # In a dry run it cannot be known.
   local now=unknown
   if $dry_run; then
@@ -254,7 +255,7 @@ while (($#)); do
       [[ -z $action ]] || mistake "$1: one thing at a time, $action was given before"
       action=$1
       ;;
-    *) mistake "$1: not known; the arguments of hamjepa_jax.main come after --" ;;
+    *) mistake "$1: not known; the arguments of $module come after --" ;;
   esac
   shift
 done

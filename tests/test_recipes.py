@@ -4,7 +4,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from hamjepa_jax import build
+from hamjepa_jax import build, build_model
 from hamjepa_jax.errors import UserError
 from hamjepa_jax.recipes import encoders, forms, terms, variants
 from hamjepa_jax.stats.univariate import TESTS
@@ -208,3 +208,19 @@ def test_the_predictor_ends_at_the_encoders_rate_or_at_its_own_fraction(digits_c
 
 def test_every_test_of_univariate_has_a_variant():
     assert {*terms.TESTS, "epps_pulley"} == set(TESTS)
+
+
+@pytest.mark.parametrize("name", ["cifar100", "cifar10", "tiny_imagenet100"])
+@pytest.mark.parametrize("variant", ["sigreg", "hamjepa", "mlp", "identity"])
+def test_scaling_down_leaves_the_objective_as_published(name, variant):
+    published, scaled = config_of(name, variant), config_of(f"{name}_scaled_down", variant)
+    changed = differing(published, scaled)
+    assert not [key for key in changed if key.startswith("objective.")]
+    assert {key for key in changed if key.startswith(("data.augmentation.", "predictor.", "optimizer."))} <= {
+        "data.augmentation.blur_kernel_size",
+        "predictor.residual_ramp_epochs",
+        "optimizer.learning_rate",
+        "optimizer.predictor_learning_rate",
+        "optimizer.warmup_epochs",
+    }
+    assert build_model.state_dim(scaled, build_model.encoder(scaled.model)) == 2048

@@ -10,7 +10,7 @@ import math
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,45 +18,11 @@ import numpy as np
 from rich.progress import track
 
 from hamjepa_jax.benchmarks import command_line
+from hamjepa_jax.evaluation.diagnosis_numbers import NUMBERS
 
 VARIANTS = ("hamjepa", "residual_mlp", "mlp")
-NEIGHBOURS = 10
 # What is below or above these is told in powers of ten.
 SMALL, LARGE = 0.01, 1e5
-
-
-def _median(*keys: str) -> Callable[[Mapping[str, Any]], float | None]:
-    def find(found: Any) -> float | None:
-        for key in keys:
-            found = found[key]
-        known = [value for value in found if value is not None]
-        return float(np.median(known)) if known else None
-
-    return find
-
-
-def _kept(found: Mapping[str, Any]) -> float:
-    return found["neighbourhood"]["overlap"][found["neighbourhood"]["k"].index(NEIGHBOURS)]
-
-
-# Row of the table → the number, of what diagnostics.json holds; None where there is none.
-ROWS: dict[str, Callable[[Mapping[str, Any]], float | None]] = {
-    "log abs det J, float64": _median("log_abs_det", "float64"),
-    "defect, float64": _median("symplectic_defect", "float64"),
-    "defect, float32": _median("symplectic_defect", "float32"),
-    "smallest singular value of J": _median("singular_values", "smallest"),
-    "largest singular value of J": _median("singular_values", "largest"),
-    "reversibility, float64": _median("reversibility", "float64"),
-    "drift of the energy after 1,000 applications": lambda found: (
-        found["rollout"]["energy"] and found["rollout"]["energy"]["median"][-1]
-    ),
-    "‖z‖/‖z₀‖ after 1,000 applications": lambda found: found["rollout"]["norm"]["median"][-1],
-    "residual force ratio": lambda found: found["residual_force_ratio"],
-    "prediction error": lambda found: found["prediction"]["error"],
-    "… of the identity": lambda found: found["prediction"]["identity"],
-    "… of the mean": lambda found: found["prediction"]["mean"],
-    f"{NEIGHBOURS} nearest neighbours kept": _kept,
-}
 
 
 def measure(variant: str, seed: int, workdir: Path) -> dict[str, Any]:
@@ -94,7 +60,7 @@ def markdown_table(runs: Sequence[Mapping[str, Any]]) -> str:
     """
     variants = list(dict.fromkeys(run["variant"] for run in runs))
     lines = [f"| | {' | '.join(variants)} |", f"| --- |{' ---: |' * len(variants)}"]
-    for name, find in ROWS.items():
+    for name, find in NUMBERS.items():
         of_variants = [[find(run["diagnostics"]) for run in runs if run["variant"] == v] for v in variants]
         lines.append(f"| {name} | {' | '.join(map(_cell, of_variants))} |")
     return "\n".join(lines)

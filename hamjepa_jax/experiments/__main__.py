@@ -3,10 +3,14 @@
     python -m hamjepa_jax.experiments --grid=predictor_x_regulariser --config=configs/digits.py
     python -m hamjepa_jax.experiments --grid=paper_table --config=configs/cifar100.py --seeds=5 --list
     python -m hamjepa_jax.experiments --grid=paper_table --config=configs/cifar100.py --config.data.data_dir=DIR
+    python -m hamjepa_jax.experiments --reproduction=cifar100_scaled_down --config.data.data_dir=DIR
 
 Every run is a command of hamjepa_jax.main, which --list prints; --config.GROUP.FIELD=VALUE goes to all of them. What is
 done is skipped, and a run that was stopped goes on where it was. As an array job each task makes one run, --task=N; see
 launch/experiments.sbatch. Tables, a picture and every number are written at the end, or by --collect at any time.
+
+A reproduction is a grid with its config and what the paper claims of it. Records of its runs, tables and plot go to
+--results, and what came of every claim to --page, docs/reproduction.md.
 
 Exit codes: 0 success, 1 a run has failed, 2 a mistake in the command, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
@@ -25,18 +29,25 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from hamjepa_jax.errors import UserError
-from hamjepa_jax.experiments import report
-from hamjepa_jax.experiments.collect import collect
+from hamjepa_jax.experiments import report, reproduction
+from hamjepa_jax.experiments.collect import collect, measured
 from hamjepa_jax.experiments.grids import GRIDS, Grid
+from hamjepa_jax.experiments.reproductions import REPRODUCTIONS
 from hamjepa_jax.experiments.runs import Run, Runner, check_commands, number_at_once, runs_of
 
+DEFAULT_SEEDS = 3
 HELP_FLAGS = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string("grid", None, f"The grid: {', '.join(GRIDS)}.", FLAGS)
 flags.DEFINE_string("config", None, "The config file; the grid names the variants.", FLAGS)
-flags.DEFINE_integer("seeds", 3, "Number of seeds, from 0.", 1, flag_values=FLAGS)
+flags.DEFINE_string("reproduction", None, f"Instead of both: {', '.join(REPRODUCTIONS)}.", FLAGS)
+flags.DEFINE_integer(
+    "seeds", None, "Number of seeds, from 0; 3 or the reproduction's own by default.", 1, flag_values=FLAGS
+)
 flags.DEFINE_string("output", None, "Where everything goes; runs/GRID-CONFIG by default.", FLAGS)
+flags.DEFINE_string("results", None, "Where a reproduction's results go; results/REPRODUCTION by default.", FLAGS)
+flags.DEFINE_string("page", "docs/reproduction.md", "The page with a section on each reproduction.", FLAGS)
 flags.DEFINE_string("reference", None, "The row that others are compared with; the grid's own by default.", FLAGS)
 flags.DEFINE_integer(
     "at_once",
@@ -48,6 +59,7 @@ flags.DEFINE_integer(
 flags.DEFINE_integer("task", None, "Makes one run, the one of this number in --list.", 0, flag_values=FLAGS)
 flags.DEFINE_boolean("list", False, "Prints the runs and their commands, and ends.", FLAGS)
 flags.DEFINE_boolean("collect", False, "Makes no run; collects what is done.", FLAGS)
+flags.DEFINE_boolean("runs_only", False, "Collects nothing, as on each machine of a pod.", FLAGS)
 
 
 def run(overrides: Sequence[str], console: Console) -> int:
@@ -64,8 +76,10 @@ def run(overrides: Sequence[str], console: Console) -> int:
         UserError: for a mistake in the flags, before anything is written.
         KeyboardInterrupt: on a signal, after the runs have saved their states.
     """
+    _take_reproduction()
     grid, output, reference = _grid(), _output(), _reference()
-    runs = runs_of(grid, config=FLAGS.config, seeds=FLAGS.seeds, output=output, overrides=overrides)
+    seeds = FLAGS.seeds or DEFAULT_SEEDS
+    runs = runs_of(grid, config=FLAGS.config, seeds=seeds, output=output, overrides=overrides)
     if FLAGS.list:
         for number, one in enumerate(runs):
             console.print(f"{number:>3}  {'done' if one.is_done() else '    '}  {shlex.join(one.command)}")
@@ -74,9 +88,25 @@ def run(overrides: Sequence[str], console: Console) -> int:
     exit_code = 0
     if not FLAGS.collect:
         exit_code = _make(_chosen(runs), output, console)
-    if FLAGS.task is None:
+    if FLAGS.task is None and not FLAGS.runs_only:
         _collect(grid, runs, reference, output, console)
     return exit_code
+
+
+def _take_reproduction() -> None:
+    """Has the flags say what the reproduction does."""
+    name = FLAGS.reproduction
+    if name is None:
+        return
+    if name not in REPRODUCTIONS:
+        raise UserError(f"--reproduction={name}: unknown; known: {', '.join(REPRODUCTIONS)}")
+    for flag in ("grid", "config"):
+        if FLAGS[flag].value is not None:
+            raise UserError(f"--{flag}={FLAGS[flag].value}: --reproduction={name} has its own; give one of the two")
+    FLAGS.grid, FLAGS.config = REPRODUCTIONS[name].grid, f"configs/{name}.py"
+    FLAGS.seeds = FLAGS.seeds or REPRODUCTIONS[name].seeds
+    FLAGS.output = FLAGS.output or f"runs/reproduce/{name}"
+    FLAGS.results = FLAGS.results or f"results/{name}"
 
 
 def _grid() -> Grid:
@@ -140,13 +170,20 @@ def _make(runs: list[Run], output: Path, console: Console) -> int:
 
 
 def _collect(grid: Grid, runs: list[Run], reference: str, output: Path, console: Console) -> None:
-    table = collect(grid, runs, reference=reference)
+    title = f"{FLAGS.grid}, {Path(FLAGS.config).stem}"
+    if FLAGS.reproduction is None:
+        table = collect(grid, runs, measured(runs), reference=reference)
+        files = report.write(table, runs, output, title=title) if table.metrics else []
+    else:
+        name, page = FLAGS.reproduction, Path(FLAGS.page)
+        table, files = reproduction.write(
+            name, REPRODUCTIONS[name], runs, reference=reference, results=Path(FLAGS.results), page=page
+        )
     if not table.metrics:
         console.print("no run is done, and there is nothing to collect")
         return
-    title = f"{FLAGS.grid}, {Path(FLAGS.config).stem}"
     report.print_table(table, console, title=title)
-    for file in report.write(table, runs, output, title=title):
+    for file in files:
         console.print(f"written: {file}")
 
 

@@ -45,31 +45,47 @@ class Table(NamedTuple):
         return compare({label: scores[metric] for label, scores in self.rows.items()}, self.reference)
 
 
-def collect(grid: Grid, runs: Sequence[Run], *, reference: str) -> Table:
-    """Reads what the runs that are done have written.
+def measured(runs: Sequence[Run]) -> dict[str, dict[int, dict[str, Any]]]:
+    """What the runs that are done have written.
+
+    Args:
+        runs: the runs.
+
+    Returns:
+        Label → seed → what metrics.json holds.
+    """
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for run in runs:
+        if run.is_done():
+            found.setdefault(run.cell.label, {})[run.seed] = json.loads(run.metrics_file.read_text())
+    return found
+
+
+def collect(
+    grid: Grid, runs: Sequence[Run], written: Mapping[str, Mapping[int, Mapping[str, Any]]], *, reference: str
+) -> Table:
+    """Gathers scores.
 
     Args:
         grid: the grid.
         runs: its runs.
+        written: what is known of them, see `measured`.
         reference: label of the row that others are compared with.
 
     Returns:
         The table.
     """
     metrics: tuple[str, ...] = ()
-    found: dict[str, dict[int, dict[str, Any]]] = {cell.label: {} for cell in grid.cells}
-    for run in runs:
-        if run.is_done():
-            found[run.cell.label][run.seed] = json.loads(run.metrics_file.read_text())
     rows, headlines = {}, {}
-    for label, of_seeds in found.items():
-        scores = {seed: _scores(next(iter(written["features"].values()))) for seed, written in of_seeds.items()}
+    for cell in grid.cells:
+        of_seeds = written.get(cell.label, {})
+        scores = {seed: _scores(next(iter(found["features"].values()))) for seed, found in of_seeds.items()}
         metrics = metrics or next(iter(scores.values()), ()) and tuple(next(iter(scores.values())))
-        rows[label] = scores
-        headlines[label] = next((next(iter(written["features"])) for written in of_seeds.values()), "")
-    of_reference = found.get(reference) or next((seeds for seeds in found.values() if seeds), {})
+        rows[cell.label] = scores
+        headlines[cell.label] = next((next(iter(found["features"])) for found in of_seeds.values()), "")
+    of_reference = written.get(reference) or next((seeds for seeds in written.values() if seeds), {})
     baselines = {
-        shown: {seed: _scores(written["baselines"][name]) for seed, written in of_reference.items()}
+        shown: {seed: _scores(found["baselines"][name]) for seed, found in of_reference.items()}
         for name, shown in BASELINES.items()
     }
     return Table(
@@ -78,7 +94,7 @@ def collect(grid: Grid, runs: Sequence[Run], *, reference: str) -> Table:
         baselines={name: _by_metric(metrics, scores) for name, scores in baselines.items()},
         headlines=headlines,
         reference=reference,
-        missing=tuple(run.name for run in runs if not run.is_done()),
+        missing=tuple(run.name for run in runs if run.seed not in written.get(run.cell.label, {})),
     )
 
 

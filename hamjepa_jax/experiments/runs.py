@@ -1,6 +1,7 @@
 """The runs of a grid: their commands, which of them are done, and how they are made."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -54,6 +55,11 @@ class Run(NamedTuple):
         return self.workdir / "evaluation" / "metrics.json"
 
     @property
+    def times_file(self) -> Path:
+        """When each of its processes began and ended, in seconds since the epoch, a line for each."""
+        return self.workdir.with_suffix(".times")
+
+    @property
     def command(self) -> list[str]:
         """The command that a user would type."""
         return ["python", "-m", "hamjepa_jax.main", *self.arguments]
@@ -61,6 +67,16 @@ class Run(NamedTuple):
     def is_done(self) -> bool:
         """Whether the run has been evaluated."""
         return self.metrics_file.exists()
+
+    def wall_seconds(self) -> float | None:
+        """How long any process of the run was going on, on whatever machine; None if that is not known."""
+        if not self.times_file.exists():
+            return None
+        total, until = 0.0, -math.inf
+        for begin, end in sorted(tuple(map(float, line.split())) for line in self.times_file.read_text().splitlines()):
+            total += max(end - max(begin, until), 0.0)
+            until = max(until, end)
+        return total
 
 
 class Failure(NamedTuple):
@@ -231,7 +247,7 @@ class Runner:
                 )
         finally:
             _keep_to(self._cores)
-        self._going[slot] = (run, process, time.monotonic())
+        self._going[slot] = (run, process, time.time())
 
     def _collect_finished(self, waiting: list[Run]) -> None:
         for slot, (run, process, start) in list(self._going.items()):
@@ -239,8 +255,11 @@ class Runner:
             if exit_code is None:
                 continue
             del self._going[slot]
+            end = time.time()
+            with run.times_file.open("a") as file:
+                file.write(f"{start:.1f} {end:.1f}\n")
             if exit_code == 0:
-                self._finished(run, time.monotonic() - start)
+                self._finished(run, end - start)
             elif self._signal is None:
                 self._failures.append(Failure(run, exit_code, _last_line(run.log_file)))
 

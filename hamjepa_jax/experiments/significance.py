@@ -71,25 +71,37 @@ def compare(rows: Mapping[str, Mapping[int, float]], reference: str) -> dict[str
     Returns:
         Label → comparison, of those that have two seeds in common with the reference.
     """
-    from scipy import stats
-
     differences = {}
     for label, scores in rows.items():
         common = sorted(scores.keys() & rows.get(reference, {}).keys())
         if label != reference and len(common) > 1:
             differences[label] = np.array([scores[seed] - rows[reference][seed] for seed in common])
-    p_values = {"t_test": [], "wilcoxon": []}
-    for difference in differences.values():
-        equal = bool(np.allclose(difference, 0.0, atol=1e-12))
-        # A score that is higher by the same amount for all seeds has no variance to be compared with.
-        constant = bool(np.allclose(difference, difference[0], rtol=1e-9, atol=1e-12))
-        p_values["t_test"].append(float(equal) if constant else stats.ttest_1samp(difference, 0.0).pvalue)
-        p_values["wilcoxon"].append(1.0 if equal else stats.wilcoxon(difference).pvalue)
-    corrected = {name: holm(values) for name, values in p_values.items()}
+    tests = [paired_tests(difference) for difference in differences.values()]
+    t_tests, wilcoxons = holm([t for t, _ in tests]), holm([wilcoxon for _, wilcoxon in tests])
     return {
-        label: Comparison(float(np.mean(d)), len(d), corrected["t_test"][i], corrected["wilcoxon"][i])
+        label: Comparison(float(np.mean(d)), len(d), t_tests[i], wilcoxons[i])
         for i, (label, d) in enumerate(differences.items())
     }
+
+
+def paired_tests(differences: Sequence[float]) -> tuple[float, float]:
+    """Whether the differences of pairs are zero on average.
+
+    Args:
+        differences: one of each pair, at least two.
+
+    Returns:
+        Two-sided p-values of the t-test and of Wilcoxon's signed-rank test.
+    """
+    from scipy import stats
+
+    if np.allclose(differences, 0.0, atol=1e-12):
+        return 1.0, 1.0
+    wilcoxon = float(stats.wilcoxon(np.round(differences, 12)).pvalue)
+    # What is higher by the same amount every time has no variance to be compared with.
+    if np.allclose(differences, differences[0], rtol=1e-9, atol=1e-12):
+        return 0.0, wilcoxon
+    return float(stats.ttest_1samp(differences, 0.0).pvalue), wilcoxon
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -1,0 +1,1 @@
+reproduce_cifar100.sh
