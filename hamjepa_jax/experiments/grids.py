@@ -52,6 +52,28 @@ GRIDS = {
         tuple(Cell(variant, variant) for variant in ("sigreg", "hamjepa", "mlp", "identity")),
         reference="sigreg",
     ),
+    # What holds HamJEPA back on configs/cifar100_scaled_down.py: one thing changed at a time.
+    "causes": Grid(
+        (
+            Cell("hamjepa", "hamjepa"),
+            Cell("sigreg", "sigreg"),
+            _of("hamjepa", "predictor", residual_scale=0.0),
+            _of("hamjepa", "optimizer", predictor_learning_rate=2.5e-4),
+            _of("hamjepa", "optimizer", learning_rate=5e-4),
+            _of("sigreg", "optimizer", learning_rate=5e-4),
+            _of("hamjepa", "model", dtype="bfloat16"),
+            Cell("hamjepa_mean_weight=1", "hamjepa", {"objective.regularizers.mean.weight": 1.0}),
+            Cell(
+                "hamjepa_logdet_weight=0.05",
+                "hamjepa",
+                {f"objective.regularizers.logdet_{half}.weight": 0.05 for half in "qp"},
+            ),
+            Cell("hamjepa_corrected", "hamjepa_corrected"),
+            _of("hamjepa", "train", epochs=30),
+            _of("sigreg", "train", epochs=30),
+        ),
+        reference="hamjepa",
+    ),
     "predictor_x_regulariser": Grid(
         tuple(Cell(variant, variant) for r in REGULARISERS for p in PREDICTORS for variant in (f"{p}-{r}",)),
         reference="hamiltonian_flow-floors",

@@ -55,15 +55,11 @@ def _sentence(reproduction: Reproduction, claimed: Sequence[Gain]) -> str:
         return f"**{reproduction.title}: the claim {said}.**"
     below = [gain for gain in claimed if gain.summary.high < 0]
     reason = (
-        f"HamJEPA is below SIGReg in {_listed(below)}, with the whole interval"
+        f"HamJEPA is below SIGReg in {' and '.join(gain.claim.score for gain in below)}, with the whole 95 % interval"
         if below
         else f"{claimed[0].summary.n} seeds cannot tell its gains from zero"
     )
     return f"**{reproduction.title}: the claim {said}: {reason}.**"
-
-
-def _listed(found: Sequence[Gain]) -> str:
-    return ", ".join(f"{gain.claim.score} ({_pair(gain)})" for gain in found)
 
 
 def _gain_table(found: Sequence[Gain]) -> str:
@@ -74,9 +70,9 @@ def _gain_table(found: Sequence[Gain]) -> str:
         cells = [
             _pair(gain),
             gain.claim.score,
-            "" if published is None else f"{published:+.2f}",
-            f"{s.mean:+.2f} ± {s.std:.2f}",
-            f"{s.low:+.2f} … {s.high:+.2f}",
+            "" if published is None else _signed(published),
+            f"{_signed(s.mean)} ± {s.std:.2f}",
+            f"{_signed(s.low)} … {_signed(s.high)}",
             str(s.n),
             _p(gain.t_test),
             _p(gain.wilcoxon),
@@ -89,6 +85,10 @@ def _gain_table(found: Sequence[Gain]) -> str:
 def _pair(gain: Gain) -> str:
     of_row, of_reference = gain.coordinates
     return f"{gain.claim.row} {of_row} − {gain.claim.reference} {of_reference}"
+
+
+def _signed(points: float) -> str:
+    return f"{points:+.2f}".replace("-", "−")
 
 
 def _p(value: float) -> str:

@@ -157,7 +157,7 @@ def test_what_is_done_can_be_collected_at_any_time(stand_in, out, capsys):
     [
         (
             ["--grid=all"],
-            "--grid=all: unknown; known: paper_table, claim, predictor_x_regulariser, sensitivity, lambda",
+            "--grid=all: unknown; known: paper_table, claim, causes, predictor_x_regulariser, sensitivity, lambda",
         ),
         (["--config=nowhere.py"], "--config=nowhere.py: there is no such file; the configs are in configs/*.py"),
         (["--reference=best"], "--reference=best: is no row of the grid; its rows: good"),
