@@ -61,6 +61,30 @@ LOWER_BOUNDS = {
 }
 
 
+class Model(NamedTuple):
+    """What a config describes without its data.
+
+    Attributes:
+        encoder: the encoder.
+        predictor: the predictor.
+        preprocess: uint8 images → what the encoder takes in evaluation.
+        objective: the loss of the embeddings.
+        optimizer: the optimizer.
+        learning_rate: the encoder's schedule, for the logs.
+        initial_state: PRNG key → the state before the first step.
+        state_dim: size of an embedding.
+    """
+
+    encoder: nn.Module
+    predictor: Predictor
+    preprocess: Callable[[jax.Array], jax.Array]
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    initial_state: Callable[[jax.Array], TrainState]
+    state_dim: int
+
+
 class Experiment(NamedTuple):
     """What a config describes, as objects and pure functions.
 
@@ -107,6 +131,49 @@ def experiment(config: ConfigDict) -> Experiment:
     Raises:
         UserError: naming the config key, if a value is not allowed.
     """
+    _check(config)
+    groups = build_views.view_groups(config.data)
+    train_source, test_source = build_data.sources(config.data)
+    batch_size = config.data.batch_size
+    require(
+        2 <= batch_size <= len(train_source),
+        "data.batch_size",
+        f"must be between 2 and the {len(train_source)} training images, got {batch_size}",
+    )
+    steps_per_epoch = len(train_source) // batch_size
+    made = _model(config, steps_per_epoch)
+    total_steps = config.train.epochs * steps_per_epoch
+    if config.train.max_steps is not None:
+        total_steps = min(total_steps, config.train.max_steps)
+    return Experiment(
+        train_source=train_source,
+        test_source=test_source,
+        view_groups=groups,
+        views=build_views.make_views(config.data, groups),
+        steps_per_epoch=steps_per_epoch,
+        total_steps=total_steps,
+        **{name: part for name, part in made._asdict().items() if name != "state_dim"},
+    )
+
+
+def model(config: ConfigDict) -> Model:
+    """Builds what can be used without the data: encoder, predictor and the states of a training.
+
+    Args:
+        config: the whole config.
+
+    Returns:
+        The model; its schedules are those of one step an epoch.
+
+    Raises:
+        UserError: naming the config key, if a value is not allowed.
+    """
+    _check(config)
+    return _model(config, steps_per_epoch=1)
+
+
+def _check(config: ConfigDict) -> None:
+    """Makes sure that no number is out of bounds."""
     for key, bound in LOWER_BOUNDS.items():
         try:
             value = reduce(ConfigDict.__getitem__, key.split("."), config)
@@ -124,20 +191,10 @@ def experiment(config: ConfigDict) -> Experiment:
         "evaluation.resize",
         f"must be at least the {config.data.view_size} of config.data.view_size, got {config.evaluation.resize}",
     )
-    groups = build_views.view_groups(config.data)
-    train_source, test_source = build_data.sources(config.data)
-    batch_size = config.data.batch_size
-    require(
-        2 <= batch_size <= len(train_source),
-        "data.batch_size",
-        f"must be between 2 and the {len(train_source)} training images, got {batch_size}",
-    )
-    steps_per_epoch = len(train_source) // batch_size
-    total_steps = config.train.epochs * steps_per_epoch
-    optimizer, learning_rate = _optimizer(config, steps_per_epoch, total_steps)
-    if config.train.max_steps is not None:
-        total_steps = min(total_steps, config.train.max_steps)
 
+
+def _model(config: ConfigDict, steps_per_epoch: int) -> Model:
+    optimizer, learning_rate = _optimizer(config, steps_per_epoch, config.train.epochs * steps_per_epoch)
     image_shape = (config.data.view_size, config.data.view_size, len(config.data.mean))
     network = build_model.encoder(config.model)
     state_dim = build_model.state_dim(config, network)
@@ -149,13 +206,9 @@ def experiment(config: ConfigDict) -> Experiment:
         token_grid=build_model.token_grid(config.model, state_dim),
         steps_per_epoch=steps_per_epoch,
     )
-    return Experiment(
-        train_source=train_source,
-        test_source=test_source,
+    return Model(
         encoder=network,
         predictor=flow,
-        view_groups=groups,
-        views=build_views.make_views(config.data, groups),
         preprocess=build_views.preprocess(config.data),
         objective=objective,
         optimizer=optimizer,
@@ -168,8 +221,7 @@ def experiment(config: ConfigDict) -> Experiment:
             optimizer=optimizer,
             image_shape=image_shape,
         ),
-        steps_per_epoch=steps_per_epoch,
-        total_steps=total_steps,
+        state_dim=state_dim,
     )
 
 

@@ -6,6 +6,9 @@
     python -m hamjepa_jax.main --mode=diagnose --workdir=runs/mine
     python -m hamjepa_jax.main --mode=report runs/mine runs/other
     python -m hamjepa_jax.main --mode=views --config=configs/cifar100.py --config.data.data_dir=DIR
+    python -m hamjepa_jax.main --mode=embed --workdir=runs/mine --images=FOLDER --output=features.npz
+    python -m hamjepa_jax.main --mode=neighbours --workdir=runs/mine --features=features.npz --query=cat.jpg
+    python -m hamjepa_jax.main --mode=probe --workdir=runs/mine --train=FOLDER --test=FOLDER
     python -m hamjepa_jax.main --mode=theory
     python -m hamjepa_jax.main --mode=physics
 
@@ -36,6 +39,7 @@ from rich.console import Console
 
 from hamjepa_jax.command_line import parse_flags
 from hamjepa_jax.errors import DisprovedError, Interrupted, LostProcessError, NonFiniteError, StorageError, UserError
+from hamjepa_jax.inference import command_line as inference
 
 if TYPE_CHECKING:
     from hamjepa_jax.build import Experiment
@@ -46,7 +50,7 @@ if TYPE_CHECKING:
 HELP_FLAGS = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
 # These need neither config nor run.
 OF_THEIR_OWN = ("theory", "physics")
-MODES = ("train_and_evaluate", "train", "evaluate", "diagnose", "report", "views", *OF_THEIR_OWN)
+MODES = ("train_and_evaluate", "train", "evaluate", "diagnose", "report", "views", *inference.MODES, *OF_THEIR_OWN)
 # These need no config but that of the run in the workdir.
 OF_A_RUN = ("evaluate", "diagnose")
 
@@ -62,6 +66,7 @@ _MODE = flags.DEFINE_enum(
     MODES,
     "What to do. `evaluate` and `diagnose` judge the encoder and the predictor of a run; `report` makes a page of one "
     "or several runs, named by their directories; `views` draws what the encoder would see, and trains nothing. "
+    "`embed`, `neighbours` and `probe` use the model of a run on images of one's own. "
     "`theory` checks the statements of the paper, and `physics` shows what integrators conserve; both into --workdir, "
     "runs/theory and runs/physics by default.",
 )
@@ -87,6 +92,9 @@ def run(console: Console, directories: Sequence[str] = ()) -> None:
         return
     if directories:
         raise UserError(f"{directories[0]}: not a flag; flags begin with --, see --help")
+    if _MODE.value in inference.MODES:
+        inference.run(_MODE.value, _WORKDIR.value, console)
+        return
     from hamjepa_jax import build, distributed, environment, sharding, train
     from hamjepa_jax.evaluation.run import check
     from hamjepa_jax.workdir import Workdir
@@ -238,7 +246,8 @@ def main(arguments: Sequence[str] = sys.argv) -> int:
     """
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     if HELP_FLAGS.intersection(arguments[1:]):
-        print(f"{__doc__}\nFlags:\n{flags.FLAGS.module_help(sys.modules[__name__])}")
+        told = "\n".join(flags.FLAGS.module_help(module) for module in (sys.modules[__name__], inference))
+        print(f"{__doc__}\nFlags:\n{told}")
         return 0
     command = f"python -m hamjepa_jax.main {shlex.join(arguments[1:])}"
     try:

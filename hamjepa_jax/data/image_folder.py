@@ -6,7 +6,7 @@ import threading
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +44,11 @@ class DirectoryFiles:
         with os.scandir(self.root) as entries:
             return sorted(entry.name for entry in entries if entry.is_dir() and not is_hidden(entry.name))
 
-    def below(self, folder: str) -> Iterator[str]:
-        """All files below a folder, at any depth."""
+    def below(self, folder: str = "") -> Iterator[str]:
+        """All files below a folder, at any depth; of the whole directory if none is named."""
         with os.scandir(self.root / folder) as entries:
             for entry in entries:
-                path = f"{folder}/{entry.name}"
+                path = f"{folder}/{entry.name}" if folder else entry.name
                 if is_hidden(entry.name):
                     continue
                 if entry.is_dir():
@@ -109,9 +109,9 @@ class ZipFiles:
         """The names of the folders at the top."""
         return sorted({path.split("/")[0] for path in self._paths() if "/" in path})
 
-    def below(self, folder: str) -> Iterator[str]:
-        """All files below a folder, at any depth."""
-        return (path for path in self._paths() if path.startswith(f"{folder}/"))
+    def below(self, folder: str = "") -> Iterator[str]:
+        """All files below a folder, at any depth; of the whole file if none is named."""
+        return (path for path in self._paths() if not folder or path.startswith(f"{folder}/"))
 
     def read(self, path: str) -> bytes:
         """The content of a file."""
@@ -191,41 +191,22 @@ def cannot_be_read(root: Path, error: OSError) -> SourceError:
     return SourceError("data_dir", f"{error.filename or root} cannot be read ({error.strerror}); check its permissions")
 
 
-class ImageFolderSource(EncodedSource):
-    """The images DIR/SPLIT/CLASS/IMAGE, at any depth below CLASS, sorted by class and path.
+class FilesSource(EncodedSource):
+    """Images in files, in the order of their paths.
 
-    The folders SPLIT.X1, SPLIT.X2 ... and SPLIT.X are parts of one split; their classes are put together.
+    Attributes:
+        class_names: the names of the classes, indexed by label.
+        labels: int32 (N,).
     """
 
-    def __init__(self, root: Path, split: str):
-        """Lists the images.
+    def __init__(self, files: DirectoryFiles | ZipFiles, by_class: Mapping[str, Sequence[str]]):
+        """Sorts the images.
 
         Args:
-            root: the directory DIR, or a zip file of it.
-            split: name of the split.
-
-        Raises:
-            SourceError: if it cannot be read, or has no such split, or that holds no image.
+            files: access to the files.
+            by_class: the paths of the images of every class.
         """
-        try:
-            self._files = open_files(root)
-            parts = [folder for folder in self._files.folders() if split_of(folder) == split]
-            if not parts:
-                there = ", ".join(splits_of(root) or ())
-                raise SourceError("split", f"{split!r} is not a split of {root}; its splits: {there or 'none'}")
-            by_class = defaultdict(list)
-            for part in parts:
-                for path in self._files.below(part):
-                    pieces = path.split("/")
-                    if len(pieces) > 2 and path.lower().endswith(EXTENSIONS):
-                        by_class[pieces[1]].append(path)
-        except OSError as error:
-            raise cannot_be_read(root, error) from error
-        if not by_class:
-            raise SourceError(
-                "data_dir",
-                f"{root} holds no image in {some(parts)}; expected {LAYOUT}, with one of {' '.join(EXTENSIONS)}",
-            )
+        self._files = files
         self.class_names = tuple(sorted(by_class))
         counts = [len(by_class[name]) for name in self.class_names]
         self.labels = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
@@ -249,3 +230,41 @@ class ImageFolderSource(EncodedSource):
     def name_of(self, index: int) -> str:
         """The path of the image in the directory or zip file."""
         return self._paths[index]
+
+
+class ImageFolderSource(FilesSource):
+    """The images DIR/SPLIT/CLASS/IMAGE, at any depth below CLASS, sorted by class and path.
+
+    The folders SPLIT.X1, SPLIT.X2 ... and SPLIT.X are parts of one split; their classes are put together.
+    """
+
+    def __init__(self, root: Path, split: str):
+        """Lists the images.
+
+        Args:
+            root: the directory DIR, or a zip file of it.
+            split: name of the split.
+
+        Raises:
+            SourceError: if it cannot be read, or has no such split, or that holds no image.
+        """
+        try:
+            files = open_files(root)
+            parts = [folder for folder in files.folders() if split_of(folder) == split]
+            if not parts:
+                there = ", ".join(splits_of(root) or ())
+                raise SourceError("split", f"{split!r} is not a split of {root}; its splits: {there or 'none'}")
+            by_class = defaultdict(list)
+            for part in parts:
+                for path in files.below(part):
+                    pieces = path.split("/")
+                    if len(pieces) > 2 and path.lower().endswith(EXTENSIONS):
+                        by_class[pieces[1]].append(path)
+        except OSError as error:
+            raise cannot_be_read(root, error) from error
+        if not by_class:
+            raise SourceError(
+                "data_dir",
+                f"{root} holds no image in {some(parts)}; expected {LAYOUT}, with one of {' '.join(EXTENSIONS)}",
+            )
+        super().__init__(files, by_class)

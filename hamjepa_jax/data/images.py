@@ -64,6 +64,46 @@ def decode(encoded: bytes, min_shorter_side: int | None = None) -> np.ndarray:
     return pixels
 
 
+def from_pillow(image: Image.Image) -> np.ndarray:
+    """A Pillow image as RGB, converted as `decode` does.
+
+    Args:
+        image: the image, of any mode.
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        UnreadableImage: for floating-point pixels.
+    """
+    return np.asarray(_rgb(_upright(image)))
+
+
+def with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """An image with as many channels as an encoder takes.
+
+    Args:
+        image: uint8 (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).
+        channels: 1 or 3. Grey values are repeated; colours become the luma of ITU-R 601; what is transparent lies over
+            white.
+
+    Returns:
+        uint8 (H, W, channels).
+
+    Raises:
+        ValueError: for another number of channels.
+    """
+    image = image[..., None] if image.ndim == 2 else image
+    if image.shape[2] == channels:
+        return image
+    if image.shape[2] == 1:
+        return np.repeat(image, channels, axis=2)
+    if image.shape[2] not in (3, 4):
+        raise ValueError(f"must have 1, 3 or 4 channels, got {image.shape[2]}")
+    colours = _rgb(Image.fromarray(image))
+    return np.asarray(colours) if channels == 3 else np.asarray(colours.convert("L"))[..., None]
+
+
 def orientation(image: Image.Image) -> int:
     """The EXIF orientation of an image, 1…8; 1, which is upright, where it is missing or cannot be read."""
     try:

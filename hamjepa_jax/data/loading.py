@@ -251,6 +251,45 @@ class EvaluationLoader:
         return EvaluationBlock(np.array(views), np.array(pixels), labels, np.array(readable, np.int32)), skipped
 
 
+class ViewBlock(NamedTuple):
+    """Consecutive examples as an encoder sees them; unreadable ones are left out.
+
+    Attributes:
+        images: uint8 (b, S, S, channels).
+        labels: int32 (b,).
+        example_ids: indices in the data set, int64 (b,).
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    example_ids: np.ndarray
+
+
+class ViewLoader:
+    """Reads images of any kind as an encoder sees them."""
+
+    def __init__(self, source: Source, *, size: int, resize: int, channels: int):
+        """Keeps the arguments.
+
+        Args:
+            source: the images.
+            size: side of the square that is cut out of the centre.
+            resize: length to which the shorter side is resized before.
+            channels: 1 or 3, to which images are converted.
+        """
+        self._source, self._size, self._resize, self._channels = source, size, resize, channels
+
+    def __call__(self, step: int, example_ids: np.ndarray) -> tuple[ViewBlock, list[Unreadable]]:
+        """Reads a block."""
+        del step
+        examples, skipped, readable = read_or_skip(self._source, self._source.still, example_ids, self._resize)
+        converted = [images.with_channels(example["image"], self._channels) for example in examples]
+        views = [images.shorter_side_crop(image, size=self._size, resize=self._resize) for image in converted]
+        labels = np.array([example["label"] for example in examples], np.int32)
+        shape = (len(views), self._size, self._size, self._channels)
+        return ViewBlock(np.array(views, np.uint8).reshape(shape), labels, np.array(readable, np.int64)), skipped
+
+
 def read_or_skip(
     source: Source,
     read: Callable[..., Mapping[str, Any]],

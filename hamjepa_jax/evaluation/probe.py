@@ -1,6 +1,6 @@
 """Linear probes on frozen features: LayerNorm and a dense layer, AdamW with a cosine to zero."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -39,10 +39,12 @@ class Sweep(NamedTuple):
     Attributes:
         test: outcomes on the test images, (L, M).
         validation_top1: accuracies on a tenth of the training examples, of probes that were trained without it, (L,).
+        predicted: the most likely class of each test image, int32 (L, M).
     """
 
     test: Outcome
     validation_top1: np.ndarray
+    predicted: np.ndarray
 
 
 def linear_probe(
@@ -145,7 +147,8 @@ def learning_rate_sweep(
     held_out = np.sort(held_out)
     validation = _score(of_most, train_x[held_out], train_y[held_out])
     test = _score(of_all, test_x, test_y)
-    return Sweep(Outcome(test.top1[0], test.top5[0]), validation.top1[0].mean(axis=-1))
+    predicted = np.concatenate([logits.argmax(axis=-1) for logits in _logits_of(of_all, test_x)], axis=-1)
+    return Sweep(Outcome(test.top1[0], test.top5[0]), validation.top1[0].mean(axis=-1), predicted[0].astype(np.int32))
 
 
 def few_label_probe(
@@ -334,12 +337,19 @@ def _train(carry, x, y, used, rows_SxGxB, start, count, learning_rates, weight_d
 
 def _score(params, x, y) -> Outcome:
     """The outcomes of probes with the leading axes (G, P), as (G, P, M)."""
-    size = max(1, CHUNK_BYTES // (4 * params["kernel"][:, :, 0].size + 4 * x.shape[1]))
-    ranks = []
-    for start in range(0, len(x), size):
-        logits = _logits(params, _normalized(x[start : start + size].astype(np.float32)))
-        own = np.take_along_axis(logits, y[None, None, start : start + size, None], axis=-1)
+    ranks, start = [], 0
+    for logits in _logits_of(params, x):
+        end = start + logits.shape[-2]
+        own = np.take_along_axis(logits, y[None, None, start:end, None], axis=-1)
         # How many classes are more likely than the true one.
         ranks.append(np.sum(logits > own, axis=-1))
+        start = end
     rank = np.concatenate(ranks, axis=-1)
     return Outcome(rank < 1, rank < 5)
+
+
+def _logits_of(params, x) -> Iterator[np.ndarray]:
+    """The logits (G, P, m, classes) of examples, some at a time."""
+    size = max(1, CHUNK_BYTES // (4 * params["kernel"][:, :, 0].size + 4 * x.shape[1]))
+    for start in range(0, len(x), size):
+        yield _logits(params, _normalized(x[start : start + size].astype(np.float32)))

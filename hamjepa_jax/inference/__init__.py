@@ -1,0 +1,1 @@
+"""A trained model and one's own images: embeddings, nearest neighbours, probes."""
