@@ -54,7 +54,8 @@ def test_the_protocol_keeps_its_learning_rate_whatever_the_sweep_says(data, monk
 
     # The rate is chosen by the validation images, even where test images would prefer another.
     hits = np.arange(150) < np.array([[140], [10]])
-    monkeypatch.setattr(scores, "learning_rate_sweep", lambda *a, **k: Sweep(Outcome(hits, hits), np.array([0.2, 0.9])))
+    sweep = Sweep(Outcome(hits, hits), np.array([0.2, 0.9]), np.zeros((2, 150), np.int32))
+    monkeypatch.setattr(scores, "learning_rate_sweep", lambda *a, **k: sweep)
     best = scores.linear(data, learning_rates=(1e-1,), **settings)["sweep"]["best"]
     assert (best["learning_rate"], best["top1"]) == (1e-1, 10 / 150)
     assert best["top1_interval"] == bootstrap.interval(hits[1], seed=0).tolist()
