@@ -51,7 +51,7 @@ HELP_FLAGS = {"--help", "-help", "-h", "--helpshort", "--helpfull"}
 # These need neither config nor run.
 OF_THEIR_OWN = ("theory", "physics")
 MODES = ("train_and_evaluate", "train", "evaluate", "diagnose", "report", "views", *inference.MODES, *OF_THEIR_OWN)
-# These need no config but that of the run in the workdir.
+# These are of a run that is there.
 OF_A_RUN = ("evaluate", "diagnose")
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -218,9 +218,14 @@ def _read_config() -> ConfigDict:
 
     if _CONFIG.value is not None:
         return _CONFIG.value
-    if _MODE.value in OF_A_RUN and _WORKDIR.value:
-        return ConfigDict(Workdir(Path(_WORKDIR.value)).read_config_file())
-    raise UserError("--config: missing; name an experiment, such as --config=configs/digits.py")
+    if _WORKDIR.value:
+        workdir = Workdir(Path(_WORKDIR.value))
+        # A run that is there goes on by its own config.
+        if _MODE.value in OF_A_RUN or workdir.config_file.exists():
+            return ConfigDict(workdir.read_config_file())
+    raise UserError(
+        "--config: missing; name an experiment, such as --config=configs/digits.py, or the --workdir of a run"
+    )
 
 
 def _workdir_path(config: ConfigDict) -> Path:

@@ -199,6 +199,8 @@ def train(config: ConfigDict, experiment: Experiment, setup: Setup, workdir: Wor
             return restored.state
         if first_step:
             console.print(f"{workdir.path}: going on from step {first_step}")
+        # A run that was imported has not seen any.
+        restored.data.setdefault("num_examples", num_examples)
         require(
             restored.data["num_examples"] == num_examples,
             "data.data_dir",

@@ -17,11 +17,10 @@ Where PyTorch is installed, the exported encoder and flow are compared with ours
 Exit codes: 0 success, 2 a mistake in the command, 3 a file cannot be written.
 """
 
-import argparse
 import json
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +29,8 @@ import numpy as np
 
 from hamjepa_jax import build_objective
 from hamjepa_jax.atomic_files import writing
-from hamjepa_jax.errors import StorageError, UserError
-from hamjepa_jax.interop import model_card, stablehlo
+from hamjepa_jax.errors import UserError
+from hamjepa_jax.interop import command_line, model_card, stablehlo
 from hamjepa_jax.interop.torch_checkpoint import state_dict_from_encoder, state_dict_from_predictor
 from hamjepa_jax.interop.torch_file import has_torch
 from hamjepa_jax.pretrained import Pretrained, load
@@ -50,7 +49,8 @@ from PIL import Image
 encoder = jax.export.deserialize(open("encoder.stablehlo", "rb").read())
 images = [Image.open(path).convert("{mode}").resize(({size}, {size})) for path in sys.argv[1:]]
 z = encoder.call(np.stack([np.asarray(image).reshape({size}, {size}, {channels}) for image in images]))
-print(z.shape, z)
+np.save("embeddings.npy", z)
+print("written: embeddings.npy:", z.shape)
 '''
 
 
@@ -191,24 +191,19 @@ def main(arguments: Sequence[str] = sys.argv[1:]) -> int:
     Returns:
         The exit code.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.parser("hamjepa_jax.interop.export", __doc__)
     parser.add_argument("--workdir", type=Path, required=True, help="directory of the run")
     parser.add_argument("--output", type=Path, required=True, help="folder that is written")
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that exists")
-    options = parser.parse_args(arguments)
-    try:
+
+    def work() -> Iterator[str]:
+        options = parser.parse_args(arguments)
         if options.output.exists() and not options.overwrite:
             raise UserError(f"--output={options.output}: exists; take another, or replace it with --overwrite")
-        for line in export(load(options.workdir), options.workdir, options.output):
-            print(line)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except StorageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
-    print(f"written: {options.output}: {', '.join(sorted(file.name for file in options.output.iterdir()))}")
-    return 0
+        yield from export(load(options.workdir), options.workdir, options.output)
+        yield f"written: {options.output}: {', '.join(sorted(file.name for file in options.output.iterdir()))}"
+
+    return command_line.run(work)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,7 @@
 """A published PyTorch checkpoint as the directory of a run, which is evaluated, used and trained on like ours."""
 
-import argparse
 import json
 import re
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,8 @@ from ml_collections import ConfigDict
 from hamjepa_jax import build
 from hamjepa_jax.checkpoint import Checkpointer
 from hamjepa_jax.command_line import load_config
-from hamjepa_jax.errors import StorageError, UserError
-from hamjepa_jax.interop import torch_checkpoint, torch_file
+from hamjepa_jax.errors import UserError
+from hamjepa_jax.interop import command_line, torch_checkpoint, torch_file
 from hamjepa_jax.state import TrainState
 from hamjepa_jax.workdir import Workdir
 
@@ -211,23 +209,14 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         The exit code.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m hamjepa_jax.interop.torch_checkpoint",
-        description=torch_checkpoint.__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line.parser("hamjepa_jax.interop.torch_checkpoint", torch_checkpoint.__doc__)
     parser.add_argument("file", type=Path, help="the checkpoint, FILE.pth")
     parser.add_argument("--workdir", type=Path, required=True, help="directory of the run that is made")
     parser.add_argument("--config", help="PATH[:VARIANT] of the recipe; by default the published one, told by the stem")
     parser.add_argument("--data_dir", help="where the data set lies (default: TFDS's data directory)")
-    options = parser.parse_args(arguments)
-    try:
-        for line in import_run(options.file, options.workdir, config=options.config, data_dir=options.data_dir):
-            print(line)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except StorageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 3
-    return 0
+
+    def work() -> list[str]:
+        options = parser.parse_args(arguments)
+        return import_run(options.file, options.workdir, config=options.config, data_dir=options.data_dir)
+
+    return command_line.run(work)

@@ -112,6 +112,13 @@ def test_a_file_that_calls_a_function_is_refused_and_nothing_is_called(import_fi
     assert not (tmp_path / "run").exists()
 
 
+def test_a_mistake_in_the_command_is_one_line(capsys):
+    assert main([]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: the following arguments are required: file, --workdir; see python -m hamjepa_jax.")
+    assert said.count("\n") == 1
+
+
 def test_no_run_is_overwritten(import_file, arrays, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text("{}")
