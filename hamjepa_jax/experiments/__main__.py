@@ -7,10 +7,11 @@
 
 Every run is a command of hamjepa_jax.main, which --list prints; --config.GROUP.FIELD=VALUE goes to all of them. What is
 done is skipped, and a run that was stopped goes on where it was. As an array job each task makes one run, --task=N; see
-launch/experiments.sbatch. Tables, a picture and every number are written at the end, or by --collect at any time.
+launch/experiments.sbatch. Tables, a picture and every number are written at the end, or by --collect at any time, to
+--output, or to --results with a record of every run.
 
-A reproduction is a grid with its config and what the paper claims of it. Records of its runs, tables and plot go to
---results, and what came of every claim to --page, docs/reproduction.md.
+A reproduction is a grid with its config and what the paper claims of it. What came of every claim goes to --page,
+docs/reproduction.md.
 
 Exit codes: 0 success, 1 a run has failed, 2 a mistake in the command, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
@@ -32,6 +33,7 @@ from hamjepa_jax.errors import UserError
 from hamjepa_jax.experiments import report, reproduction
 from hamjepa_jax.experiments.collect import collect, measured
 from hamjepa_jax.experiments.grids import GRIDS, Grid
+from hamjepa_jax.experiments.records import keep
 from hamjepa_jax.experiments.reproductions import REPRODUCTIONS
 from hamjepa_jax.experiments.runs import Run, Runner, check_commands, number_at_once, runs_of
 
@@ -46,7 +48,13 @@ flags.DEFINE_integer(
     "seeds", None, "Number of seeds, from 0; 3 or the reproduction's own by default.", 1, flag_values=FLAGS
 )
 flags.DEFINE_string("output", None, "Where everything goes; runs/GRID-CONFIG by default.", FLAGS)
-flags.DEFINE_string("results", None, "Where a reproduction's results go; results/REPRODUCTION by default.", FLAGS)
+flags.DEFINE_string(
+    "results",
+    None,
+    "Where tables go, and a record of every run, which outlives its directory; for a reproduction "
+    "results/REPRODUCTION by default.",
+    FLAGS,
+)
 flags.DEFINE_string("page", "docs/reproduction.md", "The page with a section on each reproduction.", FLAGS)
 flags.DEFINE_string("reference", None, "The row that others are compared with; the grid's own by default.", FLAGS)
 flags.DEFINE_integer(
@@ -172,8 +180,9 @@ def _make(runs: list[Run], output: Path, console: Console) -> int:
 def _collect(grid: Grid, runs: list[Run], reference: str, output: Path, console: Console) -> None:
     title = f"{FLAGS.grid}, {Path(FLAGS.config).stem}"
     if FLAGS.reproduction is None:
-        table = collect(grid, runs, measured(runs), reference=reference)
-        files = report.write(table, runs, output, title=title) if table.metrics else []
+        results = Path(FLAGS.results) if FLAGS.results else None
+        table = collect(grid, runs, keep(runs, results) if results else measured(runs), reference=reference)
+        files = report.write(table, runs, results or output, title=title) if table.metrics else []
     else:
         name, page = FLAGS.reproduction, Path(FLAGS.page)
         table, files = reproduction.write(

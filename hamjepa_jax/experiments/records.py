@@ -23,9 +23,10 @@ def record(run: Run) -> dict[str, Any]:
         run: the run.
 
     Returns:
-        {"row", "seed", "command", "step", "views_per_second", "wall_seconds", "warnings", "environment", "features",
-        "baselines"}. The speed is that of training alone, since the run was last started; the wall time is that of all
-        its processes, with compilation and evaluation, None if it is not known.
+        {"row", "seed", "command", "step", "views_per_second", "wall_seconds", "warnings", "last_step", "environment",
+        "features", "baselines"}. The speed is that of training alone, since the run was last started; the wall time is
+        that of all its processes, with compilation and evaluation, None if it is not known. The last step has all that
+        was logged of it: losses, shares of the gradient, statistics of the states.
     """
     metrics = json.loads(run.metrics_file.read_text())
     steps = [json.loads(line) for line in (run.workdir / "metrics.jsonl").read_text().splitlines()]
@@ -37,6 +38,7 @@ def record(run: Run) -> dict[str, Any]:
         "views_per_second": steps[-1]["views_per_second"],
         "wall_seconds": run.wall_seconds(),
         "warnings": [re.sub(r"\s+", " ", warning) for step in steps for warning in step.get("warnings", ())],
+        "last_step": {name: value for name, value in steps[-1].items() if name != "warnings"},
         "environment": environment.describe(),
         "features": {name: _scores(scores) for name, scores in metrics["features"].items()},
         "baselines": {name: _scores(scores) for name, scores in metrics["baselines"].items()},

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -150,6 +151,17 @@ def test_what_is_done_can_be_collected_at_any_time(stand_in, out, capsys):
     assert stand_in("good", "better", arguments=["--collect"]) == 0
     assert tried(out) == ["good seed0"]
     assert "Missing: 5 runs: better, seed 0; good, seed 1" in (out / "table.md").read_text()
+
+
+def test_records_of_a_grid_outlive_its_runs(stand_in, out, tmp_path):
+    kept = tmp_path / "kept"
+    assert stand_in("good", "better", arguments=["--seeds=1", f"--results={kept}"]) == 0
+    table = (kept / "table.md").read_text()
+    assert not (out / "table.md").exists()
+    assert json.loads((kept / "better_seed0.json").read_text())["row"] == "better"
+    shutil.rmtree(out)
+    assert stand_in("good", "better", arguments=["--seeds=1", f"--results={kept}", "--collect"]) == 0
+    assert (kept / "table.md").read_text() == table
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,7 @@ def test_results_are_kept_when_the_runs_are_gone(reproduce, results, tmp_path):
     assert (record["row"], record["seed"], record["step"], record["views_per_second"]) == ("better", 1, 10, 200.0)
     assert record["features"]["q"]["knn"] == {"k": [1, 20], "top1": [0.1, pytest.approx(0.91)]}
     assert record["features"]["q"]["linear_probe"] == {"top1": pytest.approx(0.455)}
+    assert record["last_step"] == {"views_per_second": 200.0}
     assert record["environment"]["packages"].keys() >= {"jax", "numpy"}
     assert record["command"].endswith("better/seed1")
     (gain,) = json.loads((results / "gains.json").read_text())["controls"]
