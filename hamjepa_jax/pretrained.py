@@ -7,6 +7,8 @@ z = model.embed([Image.open("cat.jpg"), Image.open("dog.jpg")])
 model.predict(z), model.energy(z), model.rollout(z, steps=100)
 """
 
+import functools
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -109,6 +111,14 @@ class Pretrained:
         self.variables = jax.device_put(variables, sharding.replicated(self._mesh))
         self.encoder, self._preprocess = model.encoder, model.preprocess
         self._encode = jax.jit(self.make_encode(), out_shardings=sharding.batch_sharding(self._mesh))
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """What tells the weights of this encoder from those of others, 16 hexadecimal digits of their SHA-256."""
+        digest = hashlib.sha256()
+        for array in jax.tree.leaves(self.variables):
+            digest.update(np.asarray(array))
+        return digest.hexdigest()[:16]
 
     def make_encode(self, **settings: Any) -> Callable[[Any, jax.Array], jax.Array]:
         """The frozen encoder as a pure function.

@@ -88,9 +88,10 @@ def _neighbours(workdir: Path, console: Console) -> None:
     output = Path(_OUTPUT.value or features.with_name(f"neighbours_of_{query.stem}.png"))
     _refuse_to_overwrite(output)
     model = _load(workdir)
-    if embeddings.about["model"] != model.name:
+    if embeddings.about["weights"] != model.fingerprint:
         raise UserError(
-            f"--features={features}: was made by another model, {embeddings.about['model']}, and this is {model.name}"
+            f"--features={features}: was made by other weights, {embeddings.about['model']}; --workdir={workdir} is "
+            f"{model.name}; embed the images again"
         )
     for place, name in enumerate(neighbours.draw_neighbours(model, embeddings, query, k=_K.value, path=output)):
         console.print(f"{place + 1:>3}  {name}")

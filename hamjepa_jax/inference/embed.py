@@ -1,5 +1,6 @@
 """Embeds all images of a folder, a zip file or a TFDS data set, however many there are."""
 
+import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,9 +62,9 @@ def embed(
     """
     of = {
         "config": model.config.to_json(),
-        "step": model.step,
+        "weights": model.fingerprint,
         "images": images,
-        "number": len(source),
+        "names": hashlib.sha256("\n".join(map(source.name_of, range(len(source)))).encode()).hexdigest(),
         "coordinates": coordinates,
         "batch_size": batch_size,
         "program": version.program_of(version.code_version()),
@@ -123,6 +124,7 @@ def _collected(model: Pretrained, source: EncodedSource, rows: Rows, images: str
         classes=[source.class_names[label] for label in arrays["labels"]],
         about={
             "model": model.name,
+            "weights": model.fingerprint,
             "images": images,
             "coordinates": coordinates,
             "unreadable": [list(_unreadable(source, int(i))) for i in missing],

@@ -32,7 +32,7 @@ def draw_neighbours(model: Pretrained, embeddings: Embeddings, query: Path, *, k
         The names of the neighbours, the nearest first.
 
     Raises:
-        UserError: if the image cannot be read, or the embeddings are of another model.
+        UserError: if the image cannot be read, or an embedded image is gone.
         SourceError: if the embedded images are no longer there.
         StorageError: if the picture cannot be written.
     """

@@ -22,8 +22,8 @@ class Embeddings(NamedTuple):
         features: float32 (N, d), possibly mapped into memory.
         names: the names of the images, (N,).
         classes: the names of their classes, (N,); empty where they have none.
-        about: plain JSON values: "workdir", "step", "coordinates", "images", and "unreadable", [name, reason] of each
-            image that could not be read.
+        about: plain JSON values: "model", its "weights" (`Pretrained.fingerprint`), "images", "coordinates", and
+            "unreadable", [name, reason] of each image that could not be read.
     """
 
     features: np.ndarray

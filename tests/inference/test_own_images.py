@@ -8,6 +8,7 @@ from PIL import Image
 from rich.console import Console
 from saved_runs import save_run
 
+from hamjepa_jax import pretrained
 from hamjepa_jax.data.own_images import open_images
 from hamjepa_jax.errors import UserError
 from hamjepa_jax.inference import command_line, tables
@@ -32,6 +33,14 @@ def use(photo_run, tmp_path, monkeypatch):
         return console.export_text()
 
     return run
+
+
+@pytest.fixture
+def other_weights(photo_config, tmp_path):
+    """The directory of a run of the same config at the same step, but with other weights."""
+    config = photo_config()
+    config.data.data_dir = "/nowhere"
+    return save_run(config, tmp_path / "other_weights", seed=4)
 
 
 def embedded(model, images, kept, **settings):
@@ -87,10 +96,18 @@ def test_what_was_interrupted_goes_on_where_it_was(photo_model, own_images, tmp_
     assert (resumed.names, resumed.about["unreadable"]) == (whole.names, whole.about["unreadable"])
 
 
-def test_what_another_model_did_is_done_again(photo_model, own_images, tmp_path):
-    first = embedded(photo_model, own_images, tmp_path / "kept")
-    other = embedded(photo_model, own_images, tmp_path / "kept", coordinates="p")
-    np.testing.assert_array_equal(other.features, first.features[:, photo_model.state_dim // 2 :])
+def test_what_others_did_is_done_again(photo_model, own_images, other_weights, tmp_path):
+    kept = tmp_path / "kept"
+    first = embedded(photo_model, own_images, kept)
+    p = embedded(photo_model, own_images, kept, coordinates="p")
+    np.testing.assert_array_equal(p.features, first.features[:, photo_model.state_dim // 2 :])
+    # Of the same config, at the same step.
+    other = embedded(pretrained.load(other_weights), own_images, kept, coordinates="p")
+    assert np.abs(other.features - p.features).min() > 0
+    (own_images / "a.png").rename(own_images / "z.png")
+    renamed = embedded(photo_model, own_images, kept)
+    np.testing.assert_array_equal(renamed.features[-1], first.features[0])
+    assert renamed.names == [*first.names[1:], "z.png"]
 
 
 def test_a_folder_of_which_nothing_can_be_read_is_refused(photo_model, tmp_path):
@@ -237,12 +254,10 @@ def test_a_mistake_is_one_line_and_touches_nothing(use, own_images, tmp_path, mo
     assert not set(tmp_path.rglob("*.npz")) - before
 
 
-def test_neighbours_in_embeddings_of_another_model_are_refused(use, own_images, digits_config, tmp_path):
+def test_neighbours_in_embeddings_of_other_weights_are_refused(use, own_images, other_weights, tmp_path):
     use("embed", f"--images={own_images}", "--output=f.npz", "--num_workers=0")
-    other = save_run(digits_config(), tmp_path / "digits")
-    with pytest.raises(
-        UserError, match="was made by another model, tiny_imagenet100 hamjepa, seed 42, step 5, and this"
-    ):
+    other, name = other_weights, "tiny_imagenet100 hamjepa, seed 42, step 5"
+    with pytest.raises(UserError, match=f"f.npz: was made by other weights, {name}; --workdir={other} is {name}; "):
         use("neighbours", "--features=f.npz", f"--query={own_images}/a.png", workdir=other)
     (own_images / "f" / "3.png").unlink()
     with pytest.raises(UserError, match=r"--features: f/3\.png is no longer in .*; embed it again"):
