@@ -30,7 +30,10 @@ CHANGEABLE = (
 
 
 class Workdir:
-    """Paths of a run: config.json, metrics.jsonl, checkpoints/, evaluation/, profile/, views.png, and a lock."""
+    """Paths of a run: config.json, metrics.jsonl, checkpoints/, evaluation/, profile/, views.png, and a lock.
+
+    Of a run that was not begun here, imported.json says where its weights come from.
+    """
 
     def __init__(self, path: Path):
         """Names the paths; nothing is created."""
@@ -41,6 +44,7 @@ class Workdir:
         self.evaluation = path / "evaluation"
         self.views_file = path / "views.png"
         self.profile = path / "profile"
+        self.imported_file = path / "imported.json"
         self._lock_file = path / "lock"
         self._lock: TextIO | None = None
 

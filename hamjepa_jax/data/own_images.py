@@ -32,8 +32,8 @@ def open_images(images: str, *, by_class: bool = False) -> EncodedSource:
         return _tfds(match["name"], match["split"])
     if not root.exists():
         raise SourceError("images", f"{images}: there is no such file or folder; give {WHAT}")
-    if root.is_dir() and ((root / INFO_FILE).exists() or prepared_in(root)):
-        raise SourceError("images", f"{images}: holds a TFDS data set; say which split of it, such as {images}:test")
+    if root.is_dir() and (there := _tfds_directories(root)):
+        raise SourceError("images", f"{images}: holds TFDS data sets; name one and its split, such as {there[0]}:test")
     try:
         files = open_files(root)
         found = [path for path in files.below() if path.lower().endswith(EXTENSIONS)]
@@ -52,15 +52,17 @@ def open_images(images: str, *, by_class: bool = False) -> EncodedSource:
     return FilesSource(files, classes)
 
 
+def _tfds_directories(root: Path) -> list[Path]:
+    """The data sets that are, or lie in, a directory."""
+    return [root] if (root / INFO_FILE).exists() else list(prepared_in(root).values())
+
+
 def _tfds(name: str, split: str) -> EncodedSource:
     directory = Path(name).expanduser()
-    if (directory / INFO_FILE).exists():
-        return TfdsSource(directory, split)
     if directory.is_dir():
-        there = prepared_in(directory)
+        there = _tfds_directories(directory)
         if len(there) != 1:
-            raise SourceError(
-                "images", f"{name}: holds the TFDS data sets {some(sorted(there)) or 'none'}; name one of them"
-            )
-        return TfdsSource(*there.values(), split)
+            known = some(sorted(map(str, there))) or "none"
+            raise SourceError("images", f"{name}: holds the TFDS data sets {known}; name one of them")
+        return TfdsSource(*there, split)
     return TfdsSource(find(name, default_directory()), split)

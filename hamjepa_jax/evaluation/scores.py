@@ -168,7 +168,7 @@ def few(
     Args:
         data: the features.
         num_classes: number of classes.
-        labels_per_class: labelled examples of each class, for each probe.
+        labels_per_class: labelled examples of each class, for each probe; all of a class that has fewer.
         fractions: share of the examples of each class, at least one, for each probe.
         batch_size: examples a step at most.
         seed: seed of the draws and of the bootstrap.
@@ -179,7 +179,7 @@ def few(
         "top5"}: means over the draws, their standard deviation, and an interval over test images.
     """
     counts = np.bincount(data.train_y, minlength=num_classes)
-    wanted = {str(number): ({"labels_per_class": number}, number) for number in labels_per_class}
+    wanted = {str(number): ({"labels_per_class": number}, np.minimum(counts, number)) for number in labels_per_class}
     for fraction in fractions:
         # A class that is not there at all has none.
         share = np.minimum(counts, np.maximum(1, np.round(fraction * counts).astype(int)))

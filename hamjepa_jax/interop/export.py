@@ -28,12 +28,13 @@ import jax
 import numpy as np
 
 from hamjepa_jax import build_objective
-from hamjepa_jax.atomic_files import writing
+from hamjepa_jax.atomic_files import read_json, writing
 from hamjepa_jax.errors import UserError
 from hamjepa_jax.interop import command_line, model_card, stablehlo
 from hamjepa_jax.interop.torch_checkpoint import state_dict_from_encoder, state_dict_from_predictor
 from hamjepa_jax.interop.torch_file import has_torch
 from hamjepa_jax.pretrained import Pretrained, load
+from hamjepa_jax.workdir import Workdir
 
 TORCH_ENCODER = Path(__file__).with_name("torch_encoder.py")
 # Of embeddings in PyTorch, relative to the largest of ours.
@@ -46,9 +47,16 @@ import jax
 import numpy as np
 from PIL import Image
 
+
+def view(path):
+    image = Image.open(path).convert("{mode}")
+    image = image.resize([side * {resize} // min(image.size) for side in image.size], Image.BILINEAR)
+    left, top = (round((side - {size}) / 2) for side in image.size)
+    return np.asarray(image.crop((left, top, left + {size}, top + {size}))).reshape({size}, {size}, {channels})
+
+
 encoder = jax.export.deserialize(open("encoder.stablehlo", "rb").read())
-images = [Image.open(path).convert("{mode}").resize(({size}, {size})) for path in sys.argv[1:]]
-z = encoder.call(np.stack([np.asarray(image).reshape({size}, {size}, {channels}) for image in images]))
+z = encoder.call(np.stack([view(path) for path in sys.argv[1:]]))
 np.save("embeddings.npy", z)
 print("written: embeddings.npy:", z.shape)
 '''
@@ -59,7 +67,7 @@ def export(model: Pretrained, workdir: Path, output: Path) -> list[str]:
 
     Args:
         model: the model.
-        workdir: the directory of its run, for the results on the card.
+        workdir: the directory of its run, for its results, and where its weights come from.
         output: the folder, which is made.
 
     Returns:
@@ -74,7 +82,7 @@ def export(model: Pretrained, workdir: Path, output: Path) -> list[str]:
     said = []
     variables = jax.tree.map(np.asarray, jax.device_get(model.variables))
     predictor = jax.tree.map(np.asarray, jax.device_get(model.predictor_params))
-    about = description(model)
+    about = description(model) | {"imported": read_json(Workdir(workdir).imported_file)}
     with writing(output):
         output.mkdir(parents=True, exist_ok=True)
         metadata = {"format": "flax", "about": json.dumps(about)}
@@ -94,7 +102,10 @@ def export(model: Pretrained, workdir: Path, output: Path) -> list[str]:
         (output / "encoder.stablehlo").write_bytes(stablehlo.encoder_program(model))
         channels = len(model.config.data.mean)
         program = RUN_STABLEHLO.format(
-            size=model.config.data.view_size, channels=channels, mode="L" if channels == 1 else "RGB"
+            size=about["image_size"],
+            resize=about["resize"],
+            channels=channels,
+            mode="L" if channels == 1 else "RGB",
         )
         (output / "run_stablehlo.py").write_text(program)
         (output / "README.md").write_text(model_card.card(model, workdir, about))

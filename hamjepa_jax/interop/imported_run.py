@@ -1,5 +1,6 @@
 """A published PyTorch checkpoint as the directory of a run, which is evaluated, used and trained on like ours."""
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from hamjepa_jax import build
+from hamjepa_jax.atomic_files import write_json
 from hamjepa_jax.checkpoint import Checkpointer
 from hamjepa_jax.command_line import load_config
 from hamjepa_jax.errors import UserError
@@ -19,8 +21,9 @@ from hamjepa_jax.interop import command_line, torch_checkpoint, torch_file
 from hamjepa_jax.state import TrainState
 from hamjepa_jax.workdir import Workdir
 
-# Size of the stem's kernel → the published form.
-FORMS = {3: "configs/cifar100.py", 7: "configs/imagenet100.py"}
+# Size of the stem's kernel → the published form. The configs lie beside the package, wherever a command is given.
+CONFIGS = Path(__file__).parents[2] / "configs"
+FORMS = {3: CONFIGS / "cifar100.py", 7: CONFIGS / "imagenet100.py"}
 _OUR_BLOCK = re.compile(r"stage(\d+)_block(\d+)")
 # How many names a message has.
 SHOWN = 3
@@ -59,14 +62,17 @@ def import_run(path: Path, workdir: Path, *, config: str | None = None, data_dir
     if directory.config_file.exists():
         raise UserError(f"--workdir={workdir}: holds a run already; take another")
     directory.claim(plain)
+    epoch = saved["epoch"] if isinstance(saved.get("epoch"), int) else None
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    write_json(directory.imported_file, {"file": path.name, "sha256": digest, "epoch": epoch})
     checkpointer = Checkpointer(directory.checkpoints, keep=1)
     checkpointer.save(0, state, data={"next_step": 0}, config=plain, metrics={})
     checkpointer.close()
     ignored = [name for name in ("projector", "regularizer") if isinstance(saved.get(name), Mapping) and saved[name]]
     model = made.model
     said = [f"{made.name} {made.variant}: {model.block} blocks {model.depths} of widths {model.widths}, {model.mode}"]
-    if isinstance(saved.get("epoch"), int):
-        said.append(f"trained for {saved['epoch']} epochs there; here it counts from step 0")
+    if epoch is not None:
+        said.append(f"trained for {epoch} epochs there; here it counts from step 0")
     if ignored:
         said.append(f"left out, since nothing here uses them: {', '.join(ignored)}")
     return [*said, f"written: {workdir}; judge it with python -m hamjepa_jax.main --mode=evaluate --workdir={workdir}"]

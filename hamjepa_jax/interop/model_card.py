@@ -5,6 +5,7 @@ from typing import Any
 
 from hamjepa_jax.atomic_files import read_json
 from hamjepa_jax.pretrained import Pretrained
+from hamjepa_jax.workdir import Workdir
 
 NEIGHBOURS = 20
 HOMEPAGES = {
@@ -19,34 +20,35 @@ def card(model: Pretrained, workdir: Path, about: dict[str, Any]) -> str:
 
     Args:
         model: the model.
-        workdir: the directory of its run.
+        workdir: the directory of its run, for its results.
         about: see `export.description`.
 
     Returns:
         The text.
     """
-    config = about["config"]
+    config, imported = about["config"], about["imported"]
+    metrics = read_json(Workdir(workdir).evaluation / "metrics.json")
     sections = [
-        _metadata(config),
+        _metadata(config, "apache-2.0" if imported is None else "other"),
         f"# {model.name}",
         _introduction(about),
         "## Use",
         _use(about),
         "## Data",
-        _data(config),
+        _data(config, imported),
         "## Protocol",
         _protocol(config, model.step),
         "## Results",
-        _results(read_json(workdir / "evaluation" / "metrics.json")),
+        # Of another step they would be results of another model.
+        _results(metrics if metrics and metrics["step"] == model.step else None),
         "## Licence",
-        "The files are under Apache-2.0, as the program that made them. What the data set's terms ask of models that "
-        "were trained on it holds besides.",
+        _licence(imported),
     ]
     return "\n\n".join(sections) + "\n"
 
 
-def _metadata(config: dict[str, Any]) -> str:
-    lines = ["---", "license: apache-2.0", "library_name: hamjepa_jax", "pipeline_tag: image-feature-extraction"]
+def _metadata(config: dict[str, Any], licence: str) -> str:
+    lines = ["---", f"license: {licence}", "library_name: hamjepa_jax", "pipeline_tag: image-feature-extraction"]
     lines += ["tags:", "- self-supervised-learning", "- jepa", f"- {config['variant']}"]
     return "\n".join([*lines, "datasets:", f"- {config['data']['name']}", "---"])
 
@@ -75,11 +77,24 @@ def _use(about: dict[str, Any]) -> str:
     )
 
 
-def _data(config: dict[str, Any]) -> str:
+def _data(config: dict[str, Any], imported: dict[str, Any] | None) -> str:
     data = config["data"]
     home = HOMEPAGES.get(data["name"])
     name = f"[{data['name']}]({home})" if home else data["name"]
-    return f"{name}, split `{data['train_split']}`; no label was used in training."
+    text = f"{name}, split `{data['train_split']}`; no label was used in training."
+    if imported is not None:
+        text += f" Training began with the weights of `{imported['file']}` (SHA-256 {imported['sha256']}); what they "
+        text += "were trained on, those say who published them."
+    return text
+
+
+def _licence(imported: dict[str, Any] | None) -> str:
+    if imported is None:
+        text = "The files are under Apache-2.0, as the program that made them."
+    else:
+        text = f"The weights are, or come from, those of `{imported['file']}`: **its licence holds for them.** The "
+        text += "programs beside them are under Apache-2.0."
+    return f"{text} What the data set's terms ask of models that were trained on it holds besides."
 
 
 def _protocol(config: dict[str, Any], step: int) -> str:
@@ -101,7 +116,7 @@ def _protocol(config: dict[str, Any], step: int) -> str:
 
 def _results(metrics: dict[str, Any] | None) -> str:
     if metrics is None:
-        return "It has not been evaluated."
+        return "It has not been evaluated at this step."
     images = f"{metrics['num_train']:,} training and {metrics['num_test']:,} test images"
     lines = [
         f"Frozen encoder, {images}, one seed; accuracy in %.",

@@ -62,10 +62,12 @@ def test_the_protocol_keeps_its_learning_rate_whatever_the_sweep_says(data, monk
 
 
 def test_few_labels_by_number_and_by_fraction(data):
-    found = scores.few(data, num_classes=3, labels_per_class=(2,), fractions=(0.02, 0.1), seed=0, **FEW_LABELS)
-    assert list(found) == ["2", "2%", "10%"]
+    found = scores.few(data, num_classes=3, labels_per_class=(2, 15), fractions=(0.02, 0.1), seed=0, **FEW_LABELS)
+    assert list(found) == ["2", "15", "2%", "10%"]
     for name, told, labels in (
         ("2", {"labels_per_class": 2}, 2),
+        # All of a class that has fewer.
+        ("15", {"labels_per_class": 15}, [10, 15, 15]),
         # At least one example of each class.
         ("2%", {"fraction": 0.02}, [1, 1, 1]),
         ("10%", {"fraction": 0.1}, [1, 2, 7]),

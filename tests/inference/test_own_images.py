@@ -10,6 +10,7 @@ from saved_runs import save_run
 
 from hamjepa_jax import pretrained
 from hamjepa_jax.data.own_images import open_images
+from hamjepa_jax.data.tfds_source import INFO_FILE
 from hamjepa_jax.errors import UserError
 from hamjepa_jax.inference import command_line, tables
 from hamjepa_jax.inference.embed import embed
@@ -252,6 +253,18 @@ def test_a_mistake_is_one_line_and_touches_nothing(use, own_images, tmp_path, mo
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert not set(tmp_path.rglob("*.npz")) - before
+
+
+def test_a_directory_of_data_sets_of_tfds_asks_for_one_and_its_split(use, tmp_path):
+    for name in ("birds", "pets"):
+        (tmp_path / "tfds" / name / "1.0.0").mkdir(parents=True)
+        (tmp_path / "tfds" / name / "1.0.0" / INFO_FILE).touch()
+    with pytest.raises(UserError, match=r"^--images=tfds: holds TFDS data sets; name one and its split, such as tfds/"):
+        use("embed", "--images=tfds", "--output=f.npz")
+    with pytest.raises(UserError, match=r"^--images=tfds/pets: holds .*, such as tfds/pets/1\.0\.0:test$"):
+        use("embed", "--images=tfds/pets", "--output=f.npz")
+    with pytest.raises(UserError, match=r"^--images=tfds: holds the TFDS data sets tfds/birds/1\.0\.0, tfds/pets/1"):
+        use("embed", "--images=tfds:test", "--output=f.npz")
 
 
 def test_neighbours_in_embeddings_of_other_weights_are_refused(use, own_images, other_weights, tmp_path):

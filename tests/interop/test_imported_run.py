@@ -1,3 +1,5 @@
+import hashlib
+import json
 import os
 import pickle
 import zipfile
@@ -52,6 +54,9 @@ def test_the_architecture_is_that_of_the_arrays(import_file, arrays, tmp_path):
     assert code == 0
     assert "cifar100_imported hamjepa: basic blocks (1, 1, 1, 2) of widths (4, 8, 8, 512), tokens" in said
     assert (tmp_path / "run" / "checkpoints" / "0").is_dir()
+    source = json.loads((tmp_path / "run" / "imported.json").read_text())
+    assert source["sha256"] == hashlib.sha256((tmp_path / "saved.pth").read_bytes()).hexdigest()
+    assert (source["file"], source["epoch"]) == ("saved.pth", None)
     # Without a predictor it is the baseline, whose embedding is no state.
     several = {f"module.{name}": array for name, array in arrays.items()}
     code, said = import_file({"encoder": several, "projector": {"w": np.ones(2)}}, workdir="other")
