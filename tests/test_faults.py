@@ -82,7 +82,7 @@ def undisturbed(tmp_path_factory):
     return make
 
 
-@pytest.mark.parametrize(("processes", "num_kills", "longest"), [(1, 12, 4.0), (2, 3, 7.0)])
+@pytest.mark.parametrize(("processes", "num_kills", "longest"), [(1, 6, 4.0), (2, 2, 7.0)])
 def test_killed_at_any_moment(undisturbed, tmp_path, processes, num_kills, longest):
     moments = random.Random(0)
     kills = runs = 0
