@@ -88,7 +88,7 @@ def _neighbours(workdir: Path, console: Console) -> None:
     output = Path(_OUTPUT.value or features.with_name(f"neighbours_of_{query.stem}.png"))
     _refuse_to_overwrite(output)
     model = _load(workdir)
-    if embeddings.about["weights"] != model.fingerprint:
+    if embeddings.about.get("weights") != model.fingerprint:
         raise UserError(
             f"--features={features}: was made by other weights, {embeddings.about['model']}; --workdir={workdir} is "
             f"{model.name}; embed the images again"

@@ -21,7 +21,7 @@ def card(model: Pretrained, workdir: Path, about: dict[str, Any]) -> str:
     Args:
         model: the model.
         workdir: the directory of its run, for its results.
-        about: see `export.description`.
+        about: see `export.description`; and "imported", what imported.json of the run holds, or None.
 
     Returns:
         The text.

@@ -272,6 +272,11 @@ def test_neighbours_in_embeddings_of_other_weights_are_refused(use, own_images, 
     other, name = other_weights, "tiny_imagenet100 hamjepa, seed 42, step 5"
     with pytest.raises(UserError, match=f"f.npz: was made by other weights, {name}; --workdir={other} is {name}; "):
         use("neighbours", "--features=f.npz", f"--query={own_images}/a.png", workdir=other)
+    found = tables.read(tmp_path / "f.npz")
+    unknown = {key: value for key, value in found.about.items() if key != "weights"}
+    tables.write(tmp_path / "old.npz", found._replace(about=unknown))
+    with pytest.raises(UserError, match=r"--features=old\.npz: was made by other weights"):
+        use("neighbours", "--features=old.npz", f"--query={own_images}/a.png")
     (own_images / "f" / "3.png").unlink()
     with pytest.raises(UserError, match=r"--features: f/3\.png is no longer in .*; embed it again"):
         use("neighbours", "--features=f.npz", f"--query={own_images}/f/2.png")

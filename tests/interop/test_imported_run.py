@@ -27,8 +27,11 @@ def arrays():
 
 
 @pytest.fixture
-def import_file(tmp_path, capsys):
+def import_file(tmp_path, capsys, monkeypatch):
     """A function from what a file holds to the exit code and what was said."""
+
+    # The published recipes are found from any directory.
+    monkeypatch.chdir(tmp_path)
 
     def run(saved, *arguments, workdir="run"):
         path = tmp_path / "saved.pth"
