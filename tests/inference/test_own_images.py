@@ -105,6 +105,7 @@ def test_what_others_did_is_done_again(photo_model, own_images, other_weights, t
     # Of the same config, at the same step.
     other = embedded(pretrained.load(other_weights), own_images, kept, coordinates="p")
     assert np.abs(other.features - p.features).min() > 0
+    embedded(photo_model, own_images, kept)
     (own_images / "a.png").rename(own_images / "z.png")
     renamed = embedded(photo_model, own_images, kept)
     np.testing.assert_array_equal(renamed.features[-1], first.features[0])
