@@ -37,12 +37,15 @@ def draw_neighbours(model: Pretrained, embeddings: Embeddings, query: Path, *, k
         StorageError: if the picture cannot be written.
     """
     try:
-        picture = decode(query.read_bytes())
+        encoded = query.read_bytes()
+        picture = decode(encoded)
+        # As the embedded images were read: what is much larger than the view, at a fraction of its size.
+        reduced = decode(encoded, model.config.evaluation.resize)
     except OSError as error:
         raise UserError(f"--query={query}: cannot be read ({error.strerror})") from error
     except UnreadableImage as error:
         raise UserError(f"--query={query}: cannot be read ({error}); give an image file") from error
-    features = model.coordinates(model.embed([picture], batch_size=1))[embeddings.about["coordinates"]]
+    features = model.coordinates(model.embed([reduced], batch_size=1))[embeddings.about["coordinates"]]
     found = nearest_neighbours(embeddings.features, features, k=min(k, len(embeddings.features)))
     names = [embeddings.names[int(i)] for i in found.indices[0]]
     source = open_images(embeddings.about["images"])

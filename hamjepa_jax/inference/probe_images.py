@@ -109,7 +109,7 @@ def _draw_confusion(found: dict[str, Any], path: Path) -> None:
     display.plot(ax=axes, include_values=few, values_format=".2f", xticks_rotation="vertical", cmap="Blues")
     if not few:
         axes.set(xticks=[], yticks=[])
-    axes.set_title(f"linear probe, share of each true class: {100 * found['linear_probe']['top1']:.1f} % right")
+    axes.set_title(f"linear probe: {100 * found['linear_probe']['top1']:.1f} % right\nshare of each true class")
     with replacing(path) as replacement:
         figure.savefig(replacement, format="png", dpi=120)
     pyplot.close(figure)

@@ -12,7 +12,7 @@ from hamjepa_jax import pretrained
 from hamjepa_jax.data.own_images import open_images
 from hamjepa_jax.data.tfds_source import INFO_FILE
 from hamjepa_jax.errors import UserError
-from hamjepa_jax.inference import command_line, tables
+from hamjepa_jax.inference import command_line, neighbours, tables
 from hamjepa_jax.inference.embed import embed
 from hamjepa_jax.inference.tables import Embeddings
 
@@ -167,6 +167,17 @@ def test_the_nearest_neighbour_of_an_image_is_itself(use, own_images, tmp_path):
     assert said.splitlines()[0] == "  1  f/3.png"
     assert len(said.splitlines()) == 5
     assert Image.open(tmp_path / "neighbours_of_3.png").size[0] > 1000
+
+
+def test_a_large_photograph_is_read_like_those_it_is_compared_with(use, own_images, monkeypatch):
+    """A JPEG that is decoded at a fraction of its size differs from the whole one."""
+    noise = np.random.default_rng(1).integers(256, size=(140, 140, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(own_images / "large.jpg")
+    use("embed", f"--images={own_images}", "--output=f.npz", "--num_workers=0")
+    found, search = [], neighbours.nearest_neighbours
+    monkeypatch.setattr(neighbours, "nearest_neighbours", lambda *a, **k: found.append(search(*a, **k)) or found[0])
+    use("neighbours", "--features=f.npz", f"--query={own_images}/large.jpg")
+    assert found[0].similarities[0, 0] == pytest.approx(1, abs=1e-5)
 
 
 def test_a_probe_tells_colours_apart(use, image_folder, tmp_path):
