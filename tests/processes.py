@@ -12,7 +12,8 @@ from pathlib import Path
 FORKSERVER = multiprocessing.get_context("forkserver")
 FORKSERVER.set_forkserver_preload(["processes", "hamjepa_jax.main", "hamjepa_jax.train", "hamjepa_jax.evaluation.run"])
 
-# A training of 42 steps, of which each takes a few milliseconds.
+# A training of so many steps, of which each takes a few milliseconds.
+STEPS = 42
 TINY = (
     "--mode=train",
     "--config.data.batch_size=64",
@@ -23,12 +24,13 @@ TINY = (
     "--config.train.epochs=2",
     "--config.log.every_steps=1",
 )
+EVERY_STEP = "--config.checkpoint.every_steps=1"
 
 
-def _run(arguments: list[str], log: Path, devices: int, max_file_size: int | None) -> None:
-    with log.open("ab") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
+def _run(arguments: list[str], stdout: Path, stderr: Path, devices: int, max_file_size: int | None = None) -> None:
+    for number, path in ((1, stdout), (2, stderr)):
+        with path.open("ab") as file:
+            os.dup2(file.fileno(), number)
     # As a shell leaves them.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.default_int_handler)
@@ -63,8 +65,8 @@ class Run:
         self.processes = []
         for number in range(processes):
             several = [f"--coordinator_address={address}", f"--num_processes={processes}", f"--process_id={number}"]
-            target = (arguments + several * (processes > 1), self.log, devices, max_file_size)
-            self.processes.append(FORKSERVER.Process(target=_run, args=target))
+            call = (arguments + several * (processes > 1), self.log, self.log, devices, max_file_size)
+            self.processes.append(FORKSERVER.Process(target=_run, args=call))
             self.processes[-1].start()
 
     def wait(self, timeout: float = 120) -> list[int]:
@@ -89,6 +91,16 @@ class Run:
     def output(self) -> str:
         """What the run has said."""
         return self.log.read_bytes()[self._log_begins :].decode() if self.log.exists() else ""
+
+
+def outcome_of(*arguments: str, directory: Path) -> tuple[int, str, str]:
+    """The exit code of a command line, and what it wrote to stdout and stderr, which are kept in a directory."""
+    paths = directory / "stdout", directory / "stderr"
+    process = FORKSERVER.Process(target=_run, args=(list(arguments), *paths, 1))
+    process.start()
+    process.join(120)
+    assert process.exitcode is not None, "it has not come to an end"
+    return process.exitcode, *(path.read_text() for path in paths)
 
 
 def free_port() -> int:

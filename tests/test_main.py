@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from processes import outcome_of
 
 REPOSITORY = Path(__file__).parents[1]
 TINY = [
@@ -125,15 +126,16 @@ def files(directory):
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_line_with_exit_code_2_and_touches_nothing(mistake, tmp_path):
     arguments, message = MISTAKES[mistake]
-    (tmp_path / "metrics.jsonl").write_text("precious\n")
-    before = files(tmp_path)
-    finished = run(f"--workdir={tmp_path}", *arguments)
-    assert finished.returncode == 2
-    (line,) = finished.stderr.splitlines()
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "metrics.jsonl").write_text("precious\n")
+    before = files(workdir)
+    code, stdout, stderr = outcome_of(f"--workdir={workdir}", *arguments, directory=tmp_path)
+    assert (code, stdout) == (2, "")
+    (line,) = stderr.splitlines()
     assert line.startswith("error: ")
     assert message.lower() in line.lower()
-    assert files(tmp_path) == before
-    assert finished.stdout == ""
+    assert files(workdir) == before
 
 
 @pytest.mark.slow
