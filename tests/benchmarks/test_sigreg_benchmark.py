@@ -25,7 +25,7 @@ def test_value_and_gradient_are_measured(case):
     case = small(case)
     z = jax.random.normal(jax.random.key(0), (2, case.samples, case.dim))
     directions = np.eye(case.dim, case.directions, dtype=np.float32) if case.directions else None
-    value, gradient = jax.value_and_grad(sigreg.statistic(case))(z, directions)
+    value, gradient = jax.jit(jax.value_and_grad(sigreg.statistic(case)))(z, directions)
     assert value.shape == ()
     assert np.any(gradient != 0)
     measured = sigreg.measure(case, OPTIONS, RATES)

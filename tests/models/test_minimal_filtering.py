@@ -16,6 +16,7 @@ def tap_by_tap(x, kernel, stride):
     )
 
 
+@partial(jax.jit, static_argnums=0)
 def value_and_gradients(convolve, x, kernel, cotangent):
     y, pull_back = jax.vjp(convolve, x, kernel)
     return y, *pull_back(cotangent)
