@@ -69,9 +69,10 @@ def observed(kind, scheme, dim, hidden_dim, num_steps, direction):
             q, p = split_state(z)
             return joined((q, -p))
 
+        jacobian = geometry.jacobian(ahead, z)
         return {
-            "symplectic defect": geometry.symplectic_defect(ahead, z),
-            "log|det J|": geometry.log_abs_det_jacobian(ahead, z),
+            "symplectic defect": geometry.defect_of_jacobian(jacobian),
+            "log|det J|": jnp.linalg.slogdet(jacobian)[1],
             "inverse": jnp.max(jnp.abs(back(ahead(z)) - z)),
             "reversal": jnp.max(jnp.abs(reversal(ahead(reversal(z))) - back(z))),
             "reversibility": geometry.reversibility_error(energy, params, *split_state(z), **settings),
