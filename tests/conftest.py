@@ -52,6 +52,14 @@ def forget_compiled_functions():
     jax.clear_caches()
 
 
+@pytest.fixture(scope="module")
+def compiled_quickly():
+    """Leaves most of XLA's optimizations out, in modules whose programs take seconds to compile and run but once."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @pytest.fixture
 def float64():
     """Double precision inside one test."""

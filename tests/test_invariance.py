@@ -16,6 +16,8 @@ from hamjepa_jax import build, feed, sharding, train
 from hamjepa_jax.data.pipeline import index_batches
 from hamjepa_jax.step import make_loss
 
+pytestmark = pytest.mark.usefixtures("compiled_quickly")
+
 STEP = 3
 VARIANTS = ("hamjepa", "sigreg")
 EVERYTHING = "every regularizer"
@@ -181,7 +183,10 @@ def test_two_processes(config_of, tmp_path):
         config.data.resident_bytes = 0
         (tmp_path / f"{variant}.json").write_text(config.to_json())
     worker = Path(__file__).with_name("one_of_two_processes.py")
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+    }
     processes = [
         subprocess.Popen(
             [sys.executable, worker, address, str(process_id), tmp_path],
