@@ -99,7 +99,9 @@ def outcome_of(*arguments: str, directory: Path) -> tuple[int, str, str]:
     process = FORKSERVER.Process(target=_run, args=(list(arguments), *paths, 1))
     process.start()
     process.join(120)
-    assert process.exitcode is not None, "it has not come to an end"
+    if process.is_alive():
+        process.kill()
+        raise TimeoutError(*(path.read_text() for path in paths))
     return process.exitcode, *(path.read_text() for path in paths)
 
 

@@ -1,4 +1,4 @@
-"""Whatever happens to a run, it goes on where it was: killed, stopped, out of space, with damaged files."""
+"""Whatever happens to a run, it goes on where it was: stopped, out of space, with damaged files."""
 
 import os
 import re
