@@ -10,8 +10,6 @@ from hamjepa_jax.dynamics import energies, geometry, predictors
 from hamjepa_jax.errors import UserError
 from hamjepa_jax.stats import floors, slicing, spectral
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 DIM, BATCH = 64, 32
 KEY = jax.random.key(7)
 

@@ -16,8 +16,6 @@ from hamjepa_jax import build, feed, sharding, train
 from hamjepa_jax.data.pipeline import index_batches
 from hamjepa_jax.step import make_loss
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 STEP = 3
 VARIANTS = ("hamjepa", "sigreg")
 EVERYTHING = "every regularizer"

@@ -8,8 +8,6 @@ import pytest
 
 from hamjepa_jax import build
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 DIM, BATCH = 64, 32
 # Variant, key, value: exactly these metrics change, besides the loss.
 OPTIONS = [

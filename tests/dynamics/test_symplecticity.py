@@ -14,7 +14,7 @@ from hamjepa_jax.dynamics import energies, geometry
 from hamjepa_jax.dynamics.integrators import integrate, trajectory
 from hamjepa_jax.dynamics.predictors import split_state
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly", "float64")
+pytestmark = pytest.mark.usefixtures("float64")
 
 TOLERANCE = 1e-11
 SYMPLECTIC = ("leapfrog", "yoshida4", "implicit_midpoint", "symplectic_euler")

@@ -207,6 +207,8 @@ def test_two_rows_are_trained_and_compared(tmp_path, monkeypatch, capfd):
     cells = (Cell("flow", "hamjepa", {"predictor.hidden_dim": 8}), Cell("none", "identity-none"))
     monkeypatch.setitem(GRIDS, "tried", Grid(cells, "flow"))
     small = [
+        "--config.model.widths=(8, 8)",
+        "--config.model.token_d_f=4",
         "--config.train.max_steps=2",
         "--config.data.batch_size=64",
         "--config.evaluation.probe.epochs=1",

@@ -10,8 +10,6 @@ from hamjepa_jax.models.batch_norm import BatchNorm
 from hamjepa_jax.models.resnet import ResNetEncoder
 from hamjepa_jax.step import embed_views
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 SMALL = {
     "widths": (4, 6, 8),
     "depths": (1, 2, 1),

@@ -13,8 +13,6 @@ from hamjepa_jax.models.heads import adaptive_average_pool
 from hamjepa_jax.models.vit import ViTEncoder, position_embedding
 from hamjepa_jax.recipes.encoders import ENCODERS
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 SMALL = {
     "patch_size": 4,
     "hidden_dim": 8,

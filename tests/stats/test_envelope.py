@@ -13,8 +13,6 @@ from hamjepa_jax.stats import envelope, spectral
 from hamjepa_jax.stats.envelope import EnvelopeConfig
 from hamjepa_jax.stats.slicing import random_directions, sigreg
 
-pytestmark = pytest.mark.usefixtures("compiled_quickly")
-
 # A row of four tokens: radii 0, ¼, ½, ¼. With two bins the edge is ¼, and δ = (0, 0, g₁, 0).
 ROW = EnvelopeConfig(h=1, w=4, d_f=1, bins=2, curvature_weight=0.0, loglambda_l2_weight=0.0)
 # A rectangle, small bins, everything on: every step of the definition acts.
