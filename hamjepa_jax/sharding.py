@@ -109,7 +109,8 @@ def with_whole_parameters(loss: Callable[..., Any], mesh: Mesh) -> Callable[...,
     """A loss that gathers its parameters, which are kept in parts, to use them whole.
 
     XLA would otherwise split operations like their parameters. On a mesh with both axes the gradient that flows back
-    through a convolution with a split kernel then came out multiplied by the number of devices along `data`.
+    through a convolution with a split kernel could then come out multiplied by the number of devices along `data`, see
+    docs/numerics.md.
 
     Args:
         loss: a function of {"encoder", "predictor"} and other arguments, the predictor made by `on_each_device`.
