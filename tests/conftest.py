@@ -2,15 +2,9 @@
 
 import os
 import tempfile
-from importlib.metadata import version
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Most of the suite's time is compilation. Processes that tests start compile as users do.
-_FLAGS = ["--xla_force_host_platform_device_count=8"]
-if version("jaxlib").startswith("0.10."):
-    # The older way to emit fusions compiles in half the time; later versions do not know the flag and end.
-    _FLAGS.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_FLAGS])
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
 
 _CACHE = tempfile.TemporaryDirectory()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
@@ -32,7 +26,7 @@ from hamjepa_jax.objectives import CovarianceFloor  # noqa: E402
 
 REPOSITORY = Path(__file__).parents[1]
 
-# In this process alone, and not in those that tests start.
+# Most of the suite's time is compilation. Processes that tests start compile as users do.
 jax.config.update("jax_disable_most_optimizations", True)
 
 # The same examples in every run. An example may compile for seconds, so there is no deadline and nothing is shrunk.
