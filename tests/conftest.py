@@ -4,7 +4,9 @@ import os
 import tempfile
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+# Most of the suite's time is compilation. Processes that tests start compile as users do.
+_FLAGS = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=1"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}"
 
 _CACHE = tempfile.TemporaryDirectory()
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
@@ -26,7 +28,7 @@ from hamjepa_jax.objectives import CovarianceFloor  # noqa: E402
 
 REPOSITORY = Path(__file__).parents[1]
 
-# Most of the suite's time is compilation. Processes that tests start compile as users do.
+# Most programs of the tests take longer to compile than to run.
 jax.config.update("jax_disable_most_optimizations", True)
 
 # The same examples in every run. An example may compile for seconds, so there is no deadline and nothing is shrunk.
@@ -51,6 +53,14 @@ def forget_compiled_functions():
     """Frees what a module compiled, which is gigabytes for all of them together."""
     yield
     jax.clear_caches()
+
+
+@pytest.fixture(scope="module")
+def compiled_with_optimizations():
+    """Has XLA optimize, in modules that compare bits which only optimized programs share."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.fixture

@@ -9,6 +9,8 @@ import pytest
 
 from hamjepa_jax.data import augment
 
+pytestmark = pytest.mark.usefixtures("compiled_with_optimizations")
+
 # Compiling takes most of the time here, and the less is optimised, the less it takes.
 jit = partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 NEUTRAL = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
